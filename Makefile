@@ -1,0 +1,35 @@
+# Needs Python 3.10 or later, make and git; everything else goes into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: quickstart test check clean
+
+# Train, prune, fine-tune and compare: on synthetic scenes, or with DATA=path on any folder in DCASE layout.
+# ARGS passes further options, such as ARGS="--seeds 5"; `$(BIN)/python -m recipes.quickstart --help` lists them.
+quickstart: .venv/installed
+	$(BIN)/python -m recipes.quickstart $(if $(DATA),--data "$(DATA)") $(ARGS)
+
+test: .venv/installed
+	$(BIN)/python -m pytest -n auto $(ARGS)
+
+check: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	rm -rf dist build/wheel-import
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m pip install --quiet --no-deps --target build/wheel-import dist/*.whl
+	cd build/wheel-import && PYTHONPATH=. ../../$(BIN)/python -c "import lightning_cosprune as package; \
+	assert package.__file__.startswith('$(CURDIR)/build/wheel-import'), package.__file__; \
+	[getattr(package, name) for name in package.__all__]; print('imported from the wheel:', *package.__all__)"
+
+# The stamp is written last: an interrupted installation is done again, a finished one takes no time.
+.venv/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed, found " + sys.version)'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --group pinned --editable .
+	touch $@
+
+clean:
+	rm -rf .venv build dist runs

@@ -1,0 +1,13 @@
+from .callback import CosineFilterPruning as CosineFilterPruning
+from .complexity import Complexity as Complexity
+from .complexity import measure_complexity as measure_complexity
+from .filters import filter_vectors as filter_vectors
+from .plan import PruningPlan as PruningPlan
+from .plan import plan_pruning as plan_pruning
+from .redundancy import Redundancy as Redundancy
+from .redundancy import rank_filters as rank_filters
+from .redundancy import redundant_filters as redundant_filters
+from .report import PruningReport as PruningReport
+from .similarity import cosine_similarity as cosine_similarity
+from .similarity import nystrom_similarity as nystrom_similarity
+from .surgery import apply_plan as apply_plan

@@ -1,0 +1,312 @@
+"""The callback: when a network is pruned during training. What happens then is the business of the other files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelPruning
+from lightning.pytorch.utilities.seed import isolate_rng
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+from torch.utils.data import DataLoader, IterableDataset
+
+from lightning_cosprune.optim import check_bound
+from lightning_cosprune.plan import (
+    PruningPlan,
+    check_ratio,
+    check_round_to,
+    plan_pruning,
+    prunable_layers,
+    resolve_ratios,
+)
+from lightning_cosprune.redundancy import check_criterion
+from lightning_cosprune.report import PruningReport
+from lightning_cosprune.surgery import apply_plan, num_filters
+
+__all__ = ["CosineFilterPruning"]
+
+
+class CosineFilterPruning(Callback):
+    """Remove redundant filters at the start of an epoch; training goes on with the smaller network.
+
+    At the start of each chosen epoch the filters of every convolution are ranked on the weights of that moment, removed
+    together with all that belongs to them, and the optimizers are given the smaller parameters with the state of the
+    filters that were kept. The costs before and after go to the Trainer's loggers, and a table to the console when
+    training ends.
+
+    Args:
+        pruning_ratio: How many filters go: ``"redundant"`` for as many as the published greedy rule calls redundant, a
+            fraction in [0, 1) of every layer, or a mapping from layer name or ``fnmatch`` pattern to such a fraction.
+        at_epoch: The epoch, counted from 0, at whose start the network is pruned; 0 prunes before the first epoch, that
+            is before fine-tuning. A sequence prunes in steps: a fraction is then reached in equal parts, counted from
+            the dense network; ``"redundant"`` applies the rule anew at each step.
+        criterion: Which filters go first: ``"cosine"``, or a rival that :func:`rank_filters` knows, or a callable.
+        layers: Names or patterns of the layers to prune; all convolutions where ``None``.
+        ignored_layers: Names or patterns of layers that keep all filters.
+        round_to: The number of filters kept is rounded up to a multiple of this.
+        module: Name of the attribute of the LightningModule that is pruned, such as ``"student"``; the LightningModule
+            itself where ``None``.
+        example_inputs: A tensor, or a tuple of positional or a mapping of keyword arguments of what is pruned. Where
+            ``None``, its ``example_input_array`` is used, else one sample of the training data.
+        seed: Start of the draws of ``criterion="random"``.
+        allow_unpruned: Go on where no filter at all can be removed, instead of raising an error.
+
+    Attributes:
+        plans: The plan of each prune so far.
+        reports: The report of each prune so far.
+
+    Raises:
+        ValueError: An argument is out of range.
+
+    Source: Singh and Plumbley, INTERSPEECH 2022 and ICASSP 2023.
+
+    Example:
+        >>> callback = CosineFilterPruning(at_epoch=3)
+        >>> callback
+        CosineFilterPruning(pruning_ratio='redundant', at_epoch=3, criterion='cosine')
+    """
+
+    def __init__(
+        self,
+        pruning_ratio: float | Literal["redundant"] | dict[str, float] = "redundant",
+        at_epoch: int | Sequence[int] = 0,
+        criterion: str = "cosine",
+        *,
+        layers: Sequence[str] | None = None,
+        ignored_layers: Sequence[str] = (),
+        round_to: int = 1,
+        module: str | None = None,
+        example_inputs: Any = None,
+        seed: int = 0,
+        allow_unpruned: bool = False,
+    ) -> None:
+        check_ratio(pruning_ratio, "CosineFilterPruning")
+        check_criterion(criterion)
+        check_round_to(round_to, "CosineFilterPruning")
+        epochs = list(at_epoch) if isinstance(at_epoch, Iterable) else [at_epoch]
+        if (
+            not epochs
+            or any(not isinstance(epoch, int) or epoch < 0 for epoch in epochs)
+            or epochs != sorted(set(epochs))
+        ):
+            raise ValueError(
+                f"`CosineFilterPruning(at_epoch={at_epoch!r})`: expected an epoch counted from 0, or a rising sequence "
+                "of such epochs. To prune before training write 0."
+            )
+        self.pruning_ratio = pruning_ratio
+        self.at_epoch = at_epoch
+        self.criterion = criterion
+        self.layers = layers
+        self.ignored_layers = ignored_layers
+        self.round_to = round_to
+        self.module = module
+        self.example_inputs = example_inputs
+        self.seed = seed
+        self.allow_unpruned = allow_unpruned
+        self.plans: list[PruningPlan] = []
+        self.reports: list[PruningReport] = []
+        self._epochs: list[int] = epochs
+        self._steps_done = 0
+        self._dense_filters: dict[str, int] = {}
+
+    def __repr__(self) -> str:
+        return (
+            f"CosineFilterPruning(pruning_ratio={self.pruning_ratio!r}, at_epoch={self.at_epoch!r}, "
+            f"criterion={self.criterion!r})"
+        )
+
+    # When
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        """Refuse set-ups that would go wrong later, and warn of a prune that would never come."""
+        if stage != "fit":
+            return
+        if trainer.world_size > 1 or trainer.strategy.restore_checkpoint_after_setup:
+            raise ValueError(
+                f"`CosineFilterPruning` with {type(trainer.strategy).__name__} on {trainer.world_size} processes: "
+                "expected one process, because the processes would prune apart. Prune on one process with "
+                "`apply_plan`, then train the smaller network on many."
+            )
+        if any(isinstance(callback, ModelPruning) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            raise ValueError(
+                "`CosineFilterPruning` beside Lightning's `ModelPruning`: expected one of them, because masks do not "
+                "fit filters that were removed. Take `ModelPruning` out, or let it run on the pruned network in a "
+                "later fit."
+            )
+        last = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs - 1
+        late = [epoch for epoch in self._epochs if epoch > last]
+        if late:
+            rank_zero_warn(
+                f"`CosineFilterPruning(at_epoch={self.at_epoch!r})`: expected epochs below "
+                f"max_epochs={trainer.max_epochs}, found {late}. Nothing will be pruned then; epochs are counted from "
+                "0. Lower `at_epoch` or raise `max_epochs`."
+            )
+
+    def should_prune(self, trainer: Trainer, pl_module: LightningModule) -> bool:  # noqa: ARG002
+        """Whether a prune is due at the start of this epoch; override it for a rule of your own.
+
+        Returns:
+            By default, whether an epoch of ``at_epoch`` has come that was not dealt with.
+        """
+        return self._steps_due(trainer) > self._steps_done
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prune if it is due; a run that resumes in the last batch of an epoch passes by ``on_train_epoch_start``."""
+        self._prune_if_due(trainer, pl_module)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prune if it is due."""
+        self._prune_if_due(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Show what was pruned, or say that nothing was."""
+        if not self.reports:
+            rank_zero_warn(
+                f"`CosineFilterPruning(at_epoch={self.at_epoch!r})` removed nothing: training ended at epoch "
+                f"{trainer.current_epoch}."
+            )
+        for report in self.reports:
+            rank_zero_info(str(report))
+
+    # What
+
+    def _steps_due(self, trainer: Trainer) -> int:
+        return sum(epoch <= trainer.current_epoch for epoch in self._epochs)
+
+    def _prune_if_due(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.should_prune(trainer, pl_module):
+            self._prune(trainer, pl_module)
+            self._steps_done = self._steps_due(trainer)
+
+    def _prune(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        target = self._target(pl_module)
+        inputs = self._find_example_inputs(trainer, pl_module, target)
+        plan = plan_pruning(
+            target,
+            inputs,
+            criterion=self.criterion,
+            pruning_ratio=self._ratio_of_step(trainer, target),
+            layers=self.layers,
+            ignored_layers=self.ignored_layers,
+            round_to=self.round_to,
+            seed=self.seed,
+        )
+        alive = check_bound(trainer.optimizers, [pl_module])[0]
+        report = replace(apply_plan(target, plan, inputs, optimizers=trainer.optimizers), epoch=trainer.current_epoch)
+        bound = check_bound(trainer.optimizers, [pl_module])
+        if bound[0] != alive:
+            raise RuntimeError(
+                f"After pruning the optimizers hold {bound[0]} live parameters of {bound[1]}, before it was {alive}. "
+                "Training on would leave parameters where they are. Please report this network as a bug of "
+                "lightning_cosprune."
+            )
+        if not report.layers and not self.allow_unpruned:
+            reasons = "".join(f"\n  {name}: {reason}" for name, reason in report.skipped.items())
+            raise ValueError(
+                f"{self!r} removed nothing at epoch {trainer.current_epoch}. Each layer's reason:{reasons}\nChange "
+                "`pruning_ratio`, `layers` or `ignored_layers`, or pass `allow_unpruned=True` to train on all the same."
+            )
+        self.plans.append(plan)
+        self.reports.append(report)
+        for logger in trainer.loggers:
+            logger.log_metrics(report.metrics(), step=trainer.global_step)
+
+    def _target(self, pl_module: LightningModule) -> nn.Module:
+        if self.module is None:
+            return pl_module
+        try:
+            return pl_module.get_submodule(self.module)
+        except AttributeError:
+            children = ", ".join(name for name, _ in pl_module.named_children())
+            raise ValueError(
+                f"`CosineFilterPruning(module={self.module!r})`: expected the name of a submodule of "
+                f"{type(pl_module).__name__}, found none of that name. Its submodules are: {children}."
+            ) from None
+
+    def _ratio_of_step(self, trainer: Trainer, target: nn.Module) -> Any:
+        """The part of the filters there are now that brings each layer to this step's share of the whole ratio."""
+        modules = prunable_layers(target)
+        counts = {name: num_filters(module) for name, module in modules.items()}
+        self._dense_filters = self._dense_filters or counts
+        if self.pruning_ratio == "redundant" or len(self._epochs) == 1:
+            return self.pruning_ratio
+        way = max(self._steps_due(trainer), 1) / len(self._epochs)
+        ratios = resolve_ratios(modules, self.pruning_ratio, self.layers)
+        return {
+            name: max(0.0, 1 - (dense - math.floor(float(ratio) * way * dense + 1e-6)) / counts[name])
+            for name, ratio in ratios.items()
+            for dense in [self._dense_filters[name]]
+        }
+
+    def _find_example_inputs(self, trainer: Trainer, pl_module: LightningModule, target: nn.Module) -> Any:
+        inputs = self.example_inputs
+        if inputs is None:
+            inputs = getattr(target, "example_input_array", None)
+        if inputs is None:
+            batch = _look_at_a_batch(trainer.train_dataloader)
+            batch = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch), dataloader_idx=0)
+            inputs = _first_input(batch)
+        device = pl_module.device
+        return tree_map(
+            lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf,
+            trainer.precision_plugin.convert_input(inputs),
+        )
+
+    # What is remembered
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must know: which steps are done.
+
+        Returns:
+            Plain ints and dicts, safe to load with ``weights_only=True``.
+        """
+        return {"steps_done": self._steps_done, "dense_filters": dict(self._dense_filters)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what :meth:`state_dict` wrote."""
+        self._steps_done = state_dict["steps_done"]
+        self._dense_filters = dict(state_dict["dense_filters"])
+
+
+def _look_at_a_batch(loader: Any) -> Any:
+    """One training batch, without a step of the sampler or a draw from the random streams that training will use.
+
+    Returns:
+        The first sample alone, collated, where samples can be asked for by number; else the first batch.
+    """
+    with isolate_rng():
+        if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+            return next(iter(loader))
+        if loader.batch_size is None and loader.batch_sampler is None:  # the data set makes whole batches itself
+            return loader.collate_fn(loader.dataset[0])
+        if hasattr(loader.dataset, "__getitems__"):
+            return loader.collate_fn(loader.dataset.__getitems__([0]))
+        return loader.collate_fn([loader.dataset[0]])
+
+
+def _first_input(batch: Any) -> Any:
+    """The input of the first sample of a training batch: the batch itself, or the first entry of a tuple or list.
+
+    Returns:
+        A batch of one.
+
+    Raises:
+        ValueError: The batch is a mapping or something else whose input cannot be told.
+    """
+    inputs = batch[0] if isinstance(batch, Sequence) and not isinstance(batch, str) and batch else batch
+    if isinstance(inputs, Tensor) and inputs.ndim:
+        return inputs[:1]
+    found = (
+        f"a mapping with the keys {', '.join(map(str, inputs))}"
+        if isinstance(inputs, Mapping)
+        else type(inputs).__name__
+    )
+    raise ValueError(
+        "`CosineFilterPruning(example_inputs=None)`: expected training batches that are a tensor or start with one, "
+        f"found {found}. Pass `example_inputs`, or set `example_input_array` in the LightningModule."
+    )

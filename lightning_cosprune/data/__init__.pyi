@@ -1,0 +1,6 @@
+from .dataset import SceneBatch as SceneBatch
+from .features import LogMel as LogMel
+from .fraction import FractionSampler as FractionSampler
+from .fraction import nested_fraction as nested_fraction
+from .scenes import DCASEScenes as DCASEScenes
+from .synthetic import SyntheticScenes as SyntheticScenes

@@ -1,0 +1,111 @@
+"""One audio file: what its header says, and its samples as one channel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class AudioHeader(NamedTuple):
+    """What a file says of itself.
+
+    Attributes:
+        sample_rate: Samples per second.
+        samples: Samples a channel.
+    """
+
+    sample_rate: int
+    samples: int
+
+
+def read_header(path: Path, owner: str) -> AudioHeader:
+    """The rate and length of a file, without decoding it.
+
+    Args:
+        path: The file.
+        owner: Whose file it is, the beginning of the error.
+
+    Returns:
+        Its header.
+
+    Raises:
+        ValueError: It is empty or no audio that libsndfile reads.
+    """
+    try:
+        info = soundfile.info(path)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise unreadable(path, owner, error) from error
+    if info.frames == 0:
+        raise ValueError(
+            f"{owner}: expected sound in {path}, found no samples. Replace the file or take its row out of the csv "
+            "files."
+        )
+    return AudioHeader(info.samplerate, info.frames)
+
+
+def read_clip(path: Path, sample_rate: int, samples: int, owner: str) -> npt.NDArray[np.float32]:
+    """A file as one channel of a stated rate and length.
+
+    Channels are averaged, another rate is resampled (soxr), a shorter clip is filled with zeros at its end and a
+    longer one is cut.
+
+    Args:
+        path: The file.
+        sample_rate: Samples per second wanted.
+        samples: Samples wanted.
+        owner: Whose file it is, the beginning of the error.
+
+    Returns:
+        ``(samples,)``, full scale is 1.
+
+    Raises:
+        ValueError: The file does not decode, is empty, or holds NaN or infinity.
+    """
+    try:
+        sound, found_rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise unreadable(path, owner, error) from error
+    if not len(sound):
+        raise ValueError(
+            f"{owner}: expected sound in {path}, found no samples. Replace the file or take its row out of the csv "
+            "files."
+        )
+    if not np.isfinite(sound).all():
+        raise ValueError(
+            f"{owner}: expected finite samples in {path}, found NaN or infinity. Write the file anew or take its row "
+            "out of the csv files."
+        )
+    mono: npt.NDArray[np.float32] = sound.mean(axis=1)
+    if found_rate != sample_rate:
+        # Imported here because librosa takes a second and most sets have the rate of their front end.
+        from librosa import resample
+
+        mono = resample(mono, orig_sr=found_rate, target_sr=sample_rate, res_type="soxr_hq")
+    clip = np.zeros(samples, dtype=np.float32)
+    kept = mono[:samples]
+    clip[: len(kept)] = kept
+    return clip
+
+
+def unreadable(path: Path, owner: str, error: Exception) -> ValueError:
+    """The error for a file that libsndfile does not read.
+
+    Args:
+        path: The file.
+        owner: Whose file it is, the beginning of the error.
+        error: What libsndfile said.
+
+    Returns:
+        The error to raise.
+    """
+    size = path.stat().st_size if path.is_file() else 0
+    found = "an empty file" if size == 0 else f"{size:,} bytes that do not decode ({error})"
+    return ValueError(
+        f"{owner}: expected a wav, flac or ogg file at {path}, found {found}. Download or unpack it again."
+    )

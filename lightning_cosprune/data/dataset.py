@@ -1,0 +1,95 @@
+"""Samples: features with their scene, device and row, a whole batch at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from lightning_cosprune.data.store import FeatureStore
+
+
+class SceneBatch(NamedTuple):
+    """A batch, or one sample without the batch dimension; ``x, y, *_ = batch`` works.
+
+    Attributes:
+        features: Normalised log-mel energies, float32, ``(batch, 1, mels, frames)``.
+        scene: Numbers of the scenes in ``scene_labels``, int64, ``(batch,)``.
+        device: Numbers of the recording devices in ``devices``, int64, ``(batch,)``.
+        index: Rows of the samples in the split's table, int64, ``(batch,)``.
+    """
+
+    features: Tensor
+    scene: Tensor
+    device: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides `tuple.index`, which nobody asks of a batch
+
+
+class SceneDataset(Dataset[SceneBatch]):
+    """Rows of a feature store.
+
+    Args:
+        store: Features of ``(clips, mels, frames)``.
+        rows: Row of the store of each sample.
+        scene: Number of the scene of each sample.
+        device: Number of the device of each sample.
+        mean: Mean of each mel band.
+        std: Standard deviation of each mel band, nowhere zero.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        rows: npt.NDArray[np.int64],
+        scene: npt.NDArray[np.int64],
+        device: npt.NDArray[np.int64],
+        mean: Tensor,
+        std: Tensor,
+    ) -> None:
+        self.store = store
+        self.rows = rows
+        self.scene = torch.from_numpy(scene)
+        self.device = torch.from_numpy(device)
+        self.mean = mean
+        self.std = std
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> SceneBatch:
+        batch = self.__getitems__([range(len(self))[index]])
+        return SceneBatch(*(field[0] for field in batch))
+
+    def __getitems__(self, indices: Sequence[int]) -> SceneBatch:
+        """A batch in one gather from the store.
+
+        Args:
+            indices: Rows of the split's table.
+
+        Returns:
+            Their samples, already collated.
+        """
+        index = torch.as_tensor(indices, dtype=torch.int64)
+        features = torch.from_numpy(self.store.features[self.rows[index.numpy()]])
+        features.sub_(self.mean[:, None]).div_(self.std[:, None])
+        return SceneBatch(features[:, None], self.scene[index], self.device[index], index)
+
+
+def already_collated(batch: Any) -> Any:
+    """The ``collate_fn`` of a :class:`SceneDataset`, whose batches come whole.
+
+    Args:
+        batch: A batch.
+
+    Returns:
+        The same.
+    """
+    return batch

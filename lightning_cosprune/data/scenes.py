@@ -1,0 +1,489 @@
+"""``DCASEScenes``: any folder in DCASE layout as a Lightning data module."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm  # type: ignore[import-untyped]
+
+from lightning_cosprune.data.audio import AudioHeader, read_clip, read_header
+from lightning_cosprune.data.dataset import SceneBatch, SceneDataset, already_collated
+from lightning_cosprune.data.features import LogMel
+from lightning_cosprune.data.fraction import fraction_rows
+from lightning_cosprune.data.shuffle import SeededShuffle
+from lightning_cosprune.data.store import FeatureStore, build_store, open_store
+from lightning_cosprune.data.tables import COLUMNS, SceneFolder, validation_mask
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# Part of every cache key: raise it when the same audio and settings begin to give other features.
+_STORE_FORMAT = 1
+
+
+class DCASEScenes(LightningDataModule):
+    """Acoustic scenes from a folder in DCASE layout, as cached and normalised log-mel features.
+
+    The folder holds ``meta.csv`` (columns ``filename``, ``scene_label``, ``identifier``, ``source_label``) and, for
+    each fold, ``evaluation_setup/foldN_train.csv`` and ``foldN_evaluate.csv`` (``filename``, ``scene_label``); all are
+    tab separated. Test clips are those of ``foldN_evaluate.csv``. The audio may be wav, flac or ogg of any sample
+    rate, mono or stereo (averaged).
+
+    Batches are :class:`~lightning_cosprune.data.SceneBatch` tuples ``(features, scene, device, index)`` with features
+    of shape ``(batch, 1, mels, frames)``.
+
+    Validation clips are taken out of the training clips location by location, so that no identifier is on both sides.
+
+    Features are extracted once, into one memory-mapped file for the training and one for the test clips of a fold.
+    Their names contain a hash of the settings and of every file's name, size and modification time, so another seed,
+    validation split or training fraction costs nothing, and changed audio is noticed. Nothing is ever deleted from
+    ``cache_dir`` but what killed runs have left half written.
+
+    Every band is shifted and scaled by its mean and standard deviation over *all* training clips, also when
+    ``train_fraction`` is below 1: a network trained on everything and fine-tuned on a part has to see the same inputs.
+
+    The last batch of a training epoch is left out where it would hold a single clip (another one every epoch), because
+    batch norm after a linear layer cannot train on one value; no other clip is dropped.
+
+    Args:
+        root: Folder of the data set. It is only read.
+        fold: Fold of the evaluation setup, from 1.
+        features: Front end; ``None`` is that of the DCASE 2021 baseline, ``LogMel()``.
+        resample: Whether clips of another sample rate than the front end's are resampled. Otherwise they are an error.
+        clip_seconds: Duration that clips are cut or padded (with silence, at the end) to. ``None`` takes the duration
+            that most training clips have.
+        validation_fraction: Share of each scene's training identifiers that is held out, in [0, 1). With 0 there is no
+            validation.
+        train_fraction: Share of the training recordings to train on, in (0, 1]; see
+            :func:`~lightning_cosprune.data.nested_fraction`.
+        batch_size: Clips in a batch.
+        num_workers: Loader processes. Reading from the store takes so little that 0 is usually fastest.
+        cache_dir: Folder for the feature stores; ``None`` is ``lightning_cosprune`` in ``$XDG_CACHE_HOME`` or
+            ``~/.cache``.
+        progress: Whether extraction shows a progress bar.
+        seed: Chooses the validation identifiers, the training fraction and the order of training clips.
+
+    Raises:
+        ValueError: If a setting is out of range. Faults of the folder are raised, as a ``ValueError`` too, when it is
+            read.
+    """
+
+    default_features: ClassVar[LogMel] = LogMel()
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        fold: int = 1,
+        features: LogMel | None = None,
+        resample: bool = True,
+        clip_seconds: float | None = None,
+        validation_fraction: float = 0.3,
+        train_fraction: float = 1.0,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        cache_dir: str | Path | None = None,
+        progress: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        if not 0 <= validation_fraction < 1:
+            raise ValueError(
+                f"`{name}(validation_fraction={validation_fraction})`: expected a fraction in [0, 1). To hold out 30 "
+                "% of the training identifiers write 0.3, for no validation 0."
+            )
+        if not 0 < train_fraction <= 1:
+            raise ValueError(
+                f"`{name}(train_fraction={train_fraction})`: expected a fraction in (0, 1]. To train on 25 % of the "
+                "recordings write 0.25."
+            )
+        if clip_seconds is not None and not 0 < clip_seconds < float("inf"):
+            raise ValueError(
+                f"`{name}(clip_seconds={clip_seconds})`: expected a positive duration in seconds. For the duration "
+                "most clips have write None."
+            )
+        for parameter, value, least in (
+            ("fold", fold, 1),
+            ("batch_size", batch_size, 1),
+            ("num_workers", num_workers, 0),
+        ):
+            if value < least:
+                raise ValueError(
+                    f"`{name}({parameter}={value})`: expected a whole number of at least {least}. Write {least} or "
+                    "more."
+                )
+        self.root = Path(root).expanduser()
+        self.fold = fold
+        self.features = features or self.default_features
+        self.resample = resample
+        self.clip_seconds = clip_seconds
+        self.validation_fraction = validation_fraction
+        self.train_fraction = train_fraction
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.cache_dir = _user_cache() if cache_dir is None else Path(cache_dir).expanduser()
+        self.progress = progress
+        self.seed = seed
+        self._fold: _Fold | None = None
+        self._stores: dict[str, FeatureStore] | None = None
+        self._statistics: tuple[Tensor, Tensor] | None = None
+        self._datasets: dict[str, SceneDataset] = {}
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """What the loaders serve, read from the csv files alone.
+
+        Returns:
+            For each of ``train`` (the chosen fraction), ``validation`` and ``test`` one row a clip, with the columns
+            ``filename``, ``scene_label``, ``identifier``, ``city`` (missing where the identifier has no hyphen),
+            ``device`` and ``parent`` (the recording a clip was cut from).
+
+        Raises:
+            ValueError: If the folder departs from the layout.
+        """
+        fold = self._read_fold()
+        return {
+            split: fold.table(split)[list(COLUMNS)].reset_index(drop=True) for split in ("train", "validation", "test")
+        }
+
+    @property
+    def scene_labels(self) -> list[str]:
+        """Scenes in alphabetical order; a clip's class is its scene's position."""
+        return self._read_fold().scene_labels
+
+    @property
+    def devices(self) -> list[str]:
+        """Recording devices in alphabetical order, training's and test's."""
+        return self._read_fold().devices
+
+    @property
+    def feature_shape(self) -> tuple[int, int, int]:
+        """Shape of a clip's features, ``(1, mels, frames)``; extracts them if need be."""
+        bands, frames = self._open_stores()["train"].info["shape"][1:]
+        return 1, bands, frames
+
+    @property
+    def band_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of every band over the training clips, ``(mels,)`` each; extracts if need be."""
+        if self._statistics is None:
+            mean, std = self._open_stores()["train"].band_statistics(self._read_fold().unreduced_rows)
+            self._statistics = torch.from_numpy(mean), torch.from_numpy(std)
+        return self._statistics
+
+    def prepare_data(self) -> None:
+        """Extracts the features into the cache, unless they are there."""
+        self._open_stores()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Opens the cached features.
+
+        Args:
+            stage: ``"fit"``, ``"validate"``, ``"test"``, ``"predict"`` or ``None`` for all.
+        """
+        splits = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",), "predict": ("test",)}
+        for split in splits.get(stage or "", ("train", "validation", "test")):
+            self._dataset(split)
+
+    def train_dataloader(self) -> DataLoader[SceneBatch]:
+        """Training batches, shuffled anew every epoch in an order that ``seed`` and the epoch decide.
+
+        Returns:
+            The loader.
+        """
+        dataset = self._dataset("train")
+        clips = len(dataset)
+        return self._loader(
+            dataset,
+            sampler=SeededShuffle(range(clips), seed=self.seed),
+            drop_last=clips > self.batch_size and clips % self.batch_size == 1,
+        )
+
+    def val_dataloader(self) -> DataLoader[SceneBatch] | list[Any]:
+        """Validation batches, in the table's order.
+
+        Returns:
+            The loader, or an empty list (no validation, to Lightning) where no clip is held out.
+        """
+        dataset = self._dataset("validation")
+        return self._loader(dataset) if len(dataset) else []
+
+    def test_dataloader(self) -> DataLoader[SceneBatch]:
+        """Test batches, in the table's order.
+
+        Returns:
+            The loader.
+        """
+        return self._loader(self._dataset("test"))
+
+    def predict_dataloader(self) -> DataLoader[SceneBatch]:
+        """Batches to predict: the test clips, in the table's order.
+
+        Returns:
+            The loader.
+        """
+        return self._loader(self._dataset("test"))
+
+    def _loader(self, dataset: SceneDataset, **options: Any) -> DataLoader[SceneBatch]:
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            collate_fn=already_collated,
+            **options,
+        )
+
+    def _dataset(self, split: str) -> SceneDataset:
+        if split not in self._datasets:
+            fold = self._read_fold()
+            table = fold.table(split)
+            self._datasets[split] = SceneDataset(
+                self._open_stores()["test" if split == "test" else "train"],
+                fold.rows[split],
+                pd.Index(fold.scene_labels).get_indexer(pd.Index(table["scene_label"])).astype(np.int64),
+                pd.Index(fold.devices).get_indexer(pd.Index(table["device"])).astype(np.int64),
+                *self.band_statistics,
+            )
+        return self._datasets[split]
+
+    @property
+    def _owner(self) -> str:
+        """The beginning of every error about the folder."""
+        return f"`{type(self).__name__}(root={str(self.root)!r})`"
+
+    def _read_fold(self) -> _Fold:
+        if self._fold is None:
+            clips = SceneFolder(self.root, self._owner).read(self.fold)
+            self._fold = _split(clips, self.validation_fraction, self.train_fraction, self.seed, self._owner)
+        return self._fold
+
+    def _open_stores(self) -> dict[str, FeatureStore]:
+        # Of the training clips, validation included, and the test clips.
+        if self._stores is None:
+            self._stores = self._find_or_build(self._read_fold().clips)
+        return self._stores
+
+    def _find_or_build(self, clips: dict[str, pd.DataFrame]) -> dict[str, FeatureStore]:
+        paths = {split: [self.root / name for name in table["filename"]] for split, table in clips.items()}
+        fingerprints = _fingerprints(clips, paths, self._owner)
+
+        # Where no duration is asked for, the training clips decide it, and their store remembers it for the test clips.
+        samples = None if self.clip_seconds is None else round(self.clip_seconds * self.features.sample_rate)
+        locations = {"train": self._location(fingerprints["train"], samples)}
+        stores = {"train": open_store(locations["train"])}
+        if samples is None and stores["train"]:
+            samples = int(stores["train"].info["clip_samples"])
+        if samples is not None:
+            locations["test"] = self._location(fingerprints["test"], samples)
+            stores["test"] = open_store(locations["test"])
+
+        # All headers are read before the first clip is decoded: what is wrong shows before hours of extraction, not
+        # after.
+        absent = [path for split in clips if not stores.get(split) for path in paths[split]]
+        if absent:
+            lengths = self._check_headers(absent)
+            if samples is None:
+                samples = _most_common(lengths[: len(paths["train"])])
+                locations["test"] = self._location(fingerprints["test"], samples)
+            self._warn_of_other_lengths(lengths, samples)
+            self._make_cache_dir()
+        assert samples is not None
+
+        return {
+            split: stores.get(split)
+            or build_store(
+                locations[split],
+                paths[split],
+                partial(_extract, features=self.features, samples=samples, owner=self._owner),
+                (self.features.n_mels, self.features.frames(samples)),
+                info={"root": str(self.root), "clip_samples": samples, "features": asdict(self.features)},
+                description=f"Log-mel features ({split})",
+                progress=self.progress,
+            )
+            for split in ("train", "test")
+        }
+
+    def _make_cache_dir(self) -> None:
+        try:
+            self.cache_dir.mkdir(parents=True, exist_ok=True)
+            found = "" if os.access(self.cache_dir, os.W_OK) else "Permission denied"
+        except OSError as error:
+            found = error.strerror or str(error)
+        if found:
+            raise PermissionError(
+                f"`{type(self).__name__}(cache_dir={str(self.cache_dir)!r})`: expected a folder that can be written, "
+                f"found {found!r}. Choose another cache_dir, or another home for all caches by XDG_CACHE_HOME."
+            )
+
+    def _location(self, fingerprint: list[tuple[str, int, int]], samples: int | None) -> Path:
+        key = {
+            "format": _STORE_FORMAT,
+            "features": asdict(self.features),
+            "resample": self.resample,  # a store of resampled clips must not hide that resample=False is an error
+            "clip_samples": samples,
+            "files": fingerprint,
+        }
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+        return self.cache_dir / f"{self.root.resolve().name}-{digest}"
+
+    def _check_headers(self, paths: Sequence[Path]) -> npt.NDArray[np.int64]:
+        # In samples at the rate of the front end.
+        with ThreadPoolExecutor(8) as pool:
+            found = pool.map(partial(_header_or_error, owner=self._owner), paths)
+            bar = tqdm(found, total=len(paths), desc="Audio headers", unit="file", disable=not self.progress)
+            results = list(bar)
+        errors = [result for result in results if isinstance(result, ValueError)]
+        if len(errors) == 1:
+            raise errors[0]
+        if errors:
+            raise ValueError(
+                f"{errors[0]} {len(errors) - 1} more of {len(paths)} files are unreadable or empty."
+            ) from errors[0]
+        headers = [result for result in results if isinstance(result, AudioHeader)]
+        wanted = self.features.sample_rate
+        if not self.resample:
+            examples: dict[int, Path] = {}
+            for header, path in zip(headers, paths, strict=True):
+                examples.setdefault(header.sample_rate, path)
+            if set(examples) - {wanted}:
+                counts = Counter(header.sample_rate for header in headers)
+                rates = " and ".join(
+                    f"{rate} Hz in {counts[rate]} of {len(paths)} files ({examples[rate]})" for rate in sorted(examples)
+                )
+                raise ValueError(
+                    f"{self._owner}: expected audio at {wanted} Hz only, because of resample=False, found {rates}. "
+                    "Pass resample=True, or features with that sample_rate if all files share it."
+                )
+        return np.array([round(header.samples * wanted / header.sample_rate) for header in headers], dtype=np.int64)
+
+    def _warn_of_other_lengths(self, lengths: npt.NDArray[np.int64], samples: int) -> None:
+        # One sample is what rounding makes of equal durations at different rates.
+        shorter, longer = int(np.sum(lengths < samples - 1)), int(np.sum(lengths > samples + 1))
+        # Cutting to a duration that was asked for needs no warning; padding does: silence is not what was recorded.
+        if shorter or (longer and self.clip_seconds is None):
+            rank_zero_warn(
+                f"{self._owner}: {shorter + longer} of {len(lengths)} clips do not last "
+                f"{samples / self.features.sample_rate:.3f} s: {shorter} shorter ones are filled with silence, "
+                f"{longer} longer ones cut. Choose another duration with clip_seconds."
+            )
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """One fold, split.
+
+    Attributes:
+        clips: ``train`` (validation clips included) and ``test``, as the csv files have them; a store has the same
+            rows.
+        rows: Which rows of ``clips`` form ``train``, ``validation`` and ``test``.
+        unreduced_rows: ``train`` before the fraction was taken.
+        scene_labels: Names of the classes.
+        devices: Names of the devices.
+    """
+
+    clips: dict[str, pd.DataFrame]
+    rows: dict[str, npt.NDArray[np.int64]]
+    unreduced_rows: npt.NDArray[np.int64]
+    scene_labels: list[str]
+    devices: list[str]
+
+    def table(self, split: str) -> pd.DataFrame:
+        return self.clips["test" if split == "test" else "train"].iloc[self.rows[split]]
+
+
+def _split(
+    clips: dict[str, pd.DataFrame], validation_fraction: float, train_fraction: float, seed: int, owner: str
+) -> _Fold:
+    train, test = clips["train"], clips["test"]
+    scene_labels = sorted(train["scene_label"].unique())
+    held_out = validation_mask(train, validation_fraction, seed)
+    if validation_fraction > 0 and not held_out.any():
+        rank_zero_warn(
+            f"{owner}: validation_fraction={validation_fraction} holds out no clip, because the scenes have too few "
+            "identifiers to spare one. Raise it, or write 0 to train without validation."
+        )
+    unreduced = np.flatnonzero(~held_out)
+    rows = unreduced[fraction_rows(train.iloc[unreduced], train_fraction, seed)]
+    lost = sorted(set(scene_labels) - set(train["scene_label"].iloc[rows]))
+    if lost:
+        fewer = ", fewer clips than scenes," if len(rows) < len(scene_labels) else ""
+        raise ValueError(
+            f"{owner}: expected train_fraction={train_fraction} to leave every scene a training clip, found "
+            f"{len(rows)} clips for {len(scene_labels)} scenes{fewer} and none of {', '.join(lost)}. Use a larger "
+            "fraction."
+        )
+    return _Fold(
+        clips=clips,
+        rows={"train": rows, "validation": np.flatnonzero(held_out), "test": np.arange(len(test), dtype=np.int64)},
+        unreduced_rows=unreduced,
+        scene_labels=scene_labels,
+        devices=sorted({*train["device"], *test["device"]}),
+    )
+
+
+def _fingerprints(
+    clips: dict[str, pd.DataFrame], paths: dict[str, list[Path]], owner: str
+) -> dict[str, list[tuple[str, int, int]]]:
+    # Name, size and modification time of every file: cheap, and enough to notice changed audio.
+    fingerprints: dict[str, list[tuple[str, int, int]]] = {}
+    missing: list[tuple[str, int]] = []
+    for split, table in clips.items():
+        fingerprints[split] = []
+        for row, (name, path) in enumerate(zip(table["filename"], paths[split], strict=True)):
+            try:
+                status = path.stat()
+            except OSError:  # noqa: PERF203 - one missing file must not hide how many others are
+                missing.append((split, row))
+            else:
+                fingerprints[split].append((name, status.st_size, status.st_mtime_ns))
+    if missing:
+        split, row = missing[0]
+        line, source = clips[split]["line"].iloc[row], clips[split]["source"].iloc[row]
+        raise FileNotFoundError(
+            f"{owner}: expected the audio of {source} line {line} at {paths[split][row]}, found no such file; "
+            f"{len(missing) - 1} other files of this fold are missing too. Unpack the missing archive or take the "
+            "rows out."
+        )
+    return fingerprints
+
+
+def _header_or_error(path: Path, owner: str) -> AudioHeader | ValueError:
+    try:
+        return read_header(path, owner)
+    except ValueError as error:
+        return error
+
+
+def _extract(path: Path, features: LogMel, samples: int, owner: str) -> npt.NDArray[np.float32]:
+    clip = read_clip(path, features.sample_rate, samples, owner)
+    with torch.inference_mode():
+        result: npt.NDArray[np.float32] = features(torch.from_numpy(clip)).numpy()
+    return result
+
+
+def _most_common(lengths: npt.NDArray[np.int64]) -> int:
+    # Of equally frequent ones the longest: filling is better than losing sound.
+    values, counts = np.unique(lengths, return_counts=True)
+    return int(values[counts == counts.max()].max())
+
+
+def _user_cache() -> Path:
+    # A relative path in the variable is invalid and to be ignored, says the XDG specification.
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (named if named.is_absolute() else Path.home() / ".cache") / "lightning_cosprune" / "features"

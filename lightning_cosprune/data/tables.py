@@ -1,0 +1,237 @@
+"""The csv files of a set in DCASE layout, read and checked without touching audio."""
+
+from __future__ import annotations
+
+import csv
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from lightning_cosprune.data.fraction import stratified_order
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+COLUMNS = ["filename", "scene_label", "identifier", "city", "device", "parent"]
+
+# A one-second piece of TAU 2022: scene-city-location-segment-INDEX-device.wav. The recording it was cut from has the
+# same name without the index. Names with fewer parts are recordings themselves.
+_PIECE = r"^((?:.*/)?[^-/]+-[^-/]+-[^-/]+-[^-/]+)-\d+-([^-/]+\.[^-/.]+)$"
+
+
+class SceneFolder:
+    """A folder in DCASE layout: where its csv files are and what they must hold.
+
+    Args:
+        root: The folder with ``meta.csv``, ``evaluation_setup`` and the audio.
+        owner: Whose folder it is, the beginning of every error.
+    """
+
+    def __init__(self, root: Path, owner: str) -> None:
+        self.root = root
+        self.owner = owner
+
+    def read(self, fold: int) -> dict[str, pd.DataFrame]:
+        """The training and test rows of a fold, as the csv files have them.
+
+        Args:
+            fold: Number of the fold.
+
+        Returns:
+            ``train`` and ``test``, each with the columns of ``COLUMNS`` and its csv line (``line``) and file
+            (``source``).
+
+        Raises:
+            FileNotFoundError: The folder or a csv file is missing.
+            ValueError: A column is missing or empty, a row is doubled or not in meta.csv, a file is in train and test,
+                a scene differs between two csv files, or a scene of the test is not in train.
+        """
+        meta = self.read_meta()
+        train = self.read_fold(fold, "train", meta)
+        test = self.read_fold(fold, "evaluate", meta)
+        self._check_sides(train, test)
+        return {"train": train, "test": test}
+
+    def read_meta(self) -> pd.DataFrame:
+        """What meta.csv says of every file.
+
+        Returns:
+            Columns of ``COLUMNS`` and ``line``, indexed by file name.
+
+        Raises:
+            FileNotFoundError: The folder or meta.csv is missing.
+            ValueError: A column is missing or empty, or a file occurs twice.
+        """
+        if not self.root.is_dir():
+            found = "a file" if self.root.exists() else "nothing"
+            raise FileNotFoundError(
+                f"{self.owner}: expected a folder in DCASE layout, found {found} there. Check the path; it is the "
+                "folder that holds meta.csv."
+            )
+        path = self.root / "meta.csv"
+        if not path.is_file():
+            names = sorted(entry.name for entry in self.root.iterdir())
+            found = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "an empty folder"
+            raise FileNotFoundError(
+                f"{self.owner}: expected meta.csv in it, found {found}. Give the folder that holds meta.csv, audio and "
+                "evaluation_setup."
+            )
+        meta = self._read_csv(path, ["filename", "scene_label", "identifier", "source_label"])
+        meta = meta.rename(columns={"source_label": "device"})
+        meta["city"] = meta["identifier"].str.extract(r"^([^-]*)-", expand=False)
+        meta["parent"] = meta["filename"].str.replace(_PIECE, r"\1-\2", regex=True)
+        return meta.set_index("filename", drop=False)
+
+    def read_fold(self, fold: int, side: str, meta: pd.DataFrame) -> pd.DataFrame:
+        """The rows of one side of a fold, with what meta.csv says of them.
+
+        Args:
+            fold: Number of the fold.
+            side: ``"train"`` or ``"evaluate"``.
+            meta: From :meth:`read_meta`.
+
+        Returns:
+            Columns of ``COLUMNS``, ``line`` and ``source``, in the order of the fold's csv.
+
+        Raises:
+            FileNotFoundError: There is no such csv file.
+            ValueError: It lacks a column, names a file twice or one that meta.csv does not, or has another scene for
+                it.
+        """
+        path = self.root / "evaluation_setup" / f"fold{fold}_{side}.csv"
+        if not path.is_file():
+            present = sorted(entry.name for entry in path.parent.glob("fold*_*.csv")) if path.parent.is_dir() else []
+            raise FileNotFoundError(
+                f"{self.owner}: expected evaluation_setup/{path.name} for fold={fold}, found "
+                f"{', '.join(present) or 'no fold'}. Choose a fold that is there or unpack the metadata again."
+            )
+        rows = self._read_csv(path, ["filename", "scene_label"])
+        place = meta.index.get_indexer(pd.Index(rows["filename"]))
+        if (place < 0).any():
+            row = rows[place < 0].iloc[0]
+            raise ValueError(
+                f"{self.owner}: expected every file of {self._short(path)} in meta.csv, found {row['filename']!r} "
+                f"(line {row['line']}) and {int((place < 0).sum()) - 1} others that are not. Take both from the same "
+                "release."
+            )
+        described = meta[COLUMNS].iloc[place].reset_index(drop=True)
+        differs = (described["scene_label"] != rows["scene_label"]).to_numpy(dtype=bool)
+        if differs.any():
+            row = rows[differs].iloc[0]
+            raise ValueError(
+                f"{self.owner}: expected the same scene in meta.csv and {self._short(path)}, found "
+                f"{row['scene_label']!r} for {row['filename']!r} (line {row['line']}) where meta.csv has "
+                f"{described['scene_label'][differs].iloc[0]!r}. Take both from the same release."
+            )
+        return described.assign(line=rows["line"].to_numpy(), source=self._short(path))
+
+    def _read_csv(self, path: Path, columns: list[str]) -> pd.DataFrame:
+        # The columns asked for, and the `line` of each row.
+        try:
+            # No quoting and no skipped lines: so a row's number is its line in the file. utf-8-sig drops the mark that
+            # spreadsheet programs put in front.
+            table = pd.read_csv(
+                path,
+                sep="\t",
+                dtype="string",
+                keep_default_na=False,
+                quoting=csv.QUOTE_NONE,
+                skip_blank_lines=False,
+                encoding="utf-8-sig",
+            )
+        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"{self.owner}: expected a tab-separated table in {self._short(path)}, found one that does not parse "
+                f"({error}). Download or unpack it again."
+            ) from error
+        missing = [column for column in columns if column not in table.columns]
+        if missing:
+            raise ValueError(
+                f"{self.owner}: expected the column{'s' * (len(missing) > 1)} {', '.join(missing)} in "
+                f"{self._short(path)}, found {', '.join(map(str, table.columns))}. The first line names the columns, "
+                "separated by tabs."
+            )
+        table = table[columns].assign(line=np.arange(2, len(table) + 2))
+        empty = table[columns].fillna("") == ""
+        table = table[~empty.all(axis=1)]
+        empty = empty.loc[table.index]
+        if empty.to_numpy().any():
+            line, column = np.argwhere(empty.to_numpy())[0]
+            raise ValueError(
+                f"{self.owner}: expected a {columns[column]} in {self._short(path)} line {table['line'].iloc[line]}, "
+                "found none. Fill it in or take the row out."
+            )
+        doubled = table.duplicated("filename")
+        if doubled.any():
+            row = table[doubled].iloc[0]
+            first = table["line"][table["filename"] == row["filename"]].iloc[0]
+            raise ValueError(
+                f"{self.owner}: expected each file once in {self._short(path)}, found {row['filename']!r} in lines "
+                f"{first} and {row['line']}; {int(doubled.sum())} rows are doubled. Take the doubles out."
+            )
+        if not len(table):
+            raise ValueError(
+                f"{self.owner}: expected rows in {self._short(path)}, found only its header. Download or unpack it "
+                "again."
+            )
+        return table.reset_index(drop=True)
+
+    def _check_sides(self, train: pd.DataFrame, test: pd.DataFrame) -> None:
+        shared = test["filename"].isin(train["filename"])
+        if shared.any():
+            row = test[shared].iloc[0]
+            raise ValueError(
+                f"{self.owner}: expected different files in train and test, found {row['filename']!r} "
+                f"({row['source']} line {row['line']}) and {int(shared.sum()) - 1} others in both. Take them out of "
+                "one of the two."
+            )
+        scenes = len({*train["scene_label"], *test["scene_label"]})
+        if len(train) < scenes:
+            raise ValueError(
+                f"{self.owner}: expected at least a training clip for each of {scenes} scenes, found {len(train)} "
+                f"clips in {train['source'].iloc[0]}. Add clips or take scenes out."
+            )
+        unknown = ~test["scene_label"].isin(train["scene_label"])
+        if unknown.any():
+            row = test[unknown].iloc[0]
+            raise ValueError(
+                f"{self.owner}: expected every scene of the test in train too, found {row['scene_label']!r} "
+                f"({row['source']} line {row['line']}) only in the test. Take its rows out, or add clips of it to "
+                f"{train['source'].iloc[0]}."
+            )
+
+    def _short(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+
+def validation_mask(train: pd.DataFrame, fraction: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Places to set aside for validation: all rows of an identifier go to one side.
+
+    The identifiers are taken evenly from the scenes. Each scene keeps at least one in train, so that a scene with a
+    single identifier is never validated. An identifier with several scenes counts for the first of them,
+    alphabetically.
+
+    Args:
+        train: Columns ``scene_label`` and ``identifier``.
+        fraction: Fraction of the identifiers to set aside, in [0, 1).
+        seed: Changes the choice.
+
+    Returns:
+        Whether each row is set aside.
+    """
+    codes, identifiers = pd.factorize(train["identifier"])
+    scene = np.full(len(identifiers), np.iinfo(np.int64).max)
+    np.minimum.at(scene, codes, pd.factorize(train["scene_label"], sort=True)[0])
+    order = stratified_order(np.asarray(identifiers, dtype=object), scene, seed)
+    # The last identifier of each scene in that order stays in train whatever the fraction.
+    stays = len(order) - 1 - np.unique(scene[order][::-1], return_index=True)[1]
+    aside = np.delete(order, stays)[: round(fraction * len(order))]
+    mask: npt.NDArray[np.bool_] = np.isin(codes, aside)
+    labels = train["scene_label"].to_numpy(dtype=object)
+    for lost in sorted(set(labels) - set(labels[~mask])):
+        # All its identifiers counted for other scenes; the last of them in the order comes back.
+        its = set(codes[labels == lost])
+        mask &= codes != [identifier for identifier in order if identifier in its][-1]
+    return mask

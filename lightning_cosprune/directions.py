@@ -1,0 +1,120 @@
+"""The directions of rows and of small matrices, in float32 or better, whatever the size of their entries."""
+
+# ruff: noqa: F722 - jaxtyping writes the axes of a tensor in a string
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+__all__ = ["BLOCK", "largest_entries", "leading_directions", "smaller_gram", "to_working_precision", "unit_rows"]
+
+BLOCK = 2**22
+"""Numbers that one step of a blocked computation may hold: 16 MiB in float32."""
+
+
+def to_working_precision(values: Tensor) -> Tensor:
+    """``values`` in the dtype in which everything is computed: float64 as it is, all others in float32.
+
+    Where the user lets PyTorch round the factors of float32 products (TF32, bfloat16), as Lightning advises for tensor
+    cores, it is float64 for all: three digits are too few to tell filters apart.
+    """
+    if values.dtype == torch.float64 or torch.get_float32_matmul_precision() != "highest":
+        return values.double()
+    return values.float()
+
+
+def largest_entries(rows: Float[Tensor, "row dim"], name: str) -> Float[Tensor, " row"]:
+    """The largest magnitude in each row, 1 for a row of zeros. Rows are divided by it before anything is squared.
+
+    Args:
+        rows: One row per filter.
+        name: The parameter that an error is about.
+
+    Raises:
+        ValueError: Some row is not finite; its number is named.
+
+    Returns:
+        One positive number per row.
+    """
+    largest: Tensor = torch.linalg.vector_norm(rows, torch.inf, dim=1)
+    refused = (~largest.isfinite()).nonzero().squeeze(1).tolist()
+    if refused:
+        shown = ", ".join(map(str, refused[:8])) + (", ..." if len(refused) > 8 else "")
+        raise ValueError(
+            f"`{name}`: expected finite numbers, found NaN or infinity in {len(refused)} of {len(rows)} filters: {shown}. "
+            "Training has diverged, or the checkpoint is damaged."
+        )
+    return largest.masked_fill_(largest == 0, 1)
+
+
+def unit_rows(vectors: Float[Tensor, "row dim"], name: str = "vectors") -> Float[Tensor, "row dim"]:
+    """``vectors`` scaled to length one, without gradient and in working precision; zero rows stay zero.
+
+    Args:
+        vectors: One row per filter.
+        name: The parameter that an error is about.
+
+    Raises:
+        ValueError: Some row is not finite; its number is named.
+
+    Returns:
+        A new tensor.
+    """
+    rows = to_working_precision(vectors.detach())
+    rows = rows / largest_entries(rows, name)[:, None]
+    lengths: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return rows.div_(lengths.clamp_min_(0.5))  # a row that is not zero now has an entry of magnitude one
+
+
+def smaller_gram(stacks: Float[Tensor, "stack row dim"]) -> Float[Tensor, "stack small small"]:
+    r"""The smaller of :math:`A A^\top` and :math:`A^\top A` for each matrix; they share all eigenvalues but zeros."""
+    return stacks @ stacks.mT if stacks.shape[1] < stacks.shape[2] else stacks.mT @ stacks
+
+
+def leading_directions(
+    stacks: Float[Tensor, "stack row dim"], gram: Float[Tensor, "stack small small"]
+) -> Float[Tensor, "stack dim"]:
+    r"""What the rows of each matrix have most in common, turned to the side of the first row.
+
+    For :math:`A = \sum_k \sigma_k u_k v_k^\top` that is :math:`v_1 \operatorname{sign}(u_1[0])`, found by the symmetric
+    eigenproblem of the smaller Gram matrix. Where :math:`\sigma_1` is multiple, it is the first row projected on all of
+    its :math:`v_k` and scaled to length one, which for a simple one is the same. A row whose projection is zero to
+    rounding leaves the choice to the next.
+
+    Args:
+        stacks: The matrices, in working precision, of a size that can be squared.
+        gram: Their :func:`smaller_gram`.
+
+    Returns:
+        Vectors of length one; zero for a zero matrix.
+    """
+    eps, tiny = torch.finfo(stacks.dtype).eps, torch.finfo(stacks.dtype).tiny
+    values, bases = torch.linalg.eigh(gram)
+    leading = values >= values[:, -1:] * (1 - 32 * eps)
+    if stacks.shape[1] < stacks.shape[2]:  # from left to right singular vectors
+        bases = stacks.mT @ bases
+        bases = bases / torch.linalg.vector_norm(bases, dim=1, keepdim=True).clamp_min_(tiny)
+    bases = bases * leading[:, None, :]
+
+    first = stacks[:, 0]
+    shares = (first[:, None, :] @ bases).squeeze(1)
+    undecided = _vanishes(shares, first).nonzero().squeeze(1)
+    if len(undecided):
+        rows = stacks[undecided]
+        projections = rows @ bases[undecided]
+        decides = (~_vanishes(projections, rows)).to(torch.uint8).argmax(dim=1)  # the first of equals
+        shares[undecided] = projections[torch.arange(len(undecided), device=stacks.device), decides]
+    return unit_rows((bases @ shares[..., None]).squeeze(-1))
+
+
+def _vanishes(projections: Tensor, rows: Tensor) -> Tensor:
+    """Whether a row's projection is zero to rounding: the size of what rounding alone could leave of it."""
+    limit = 16 * torch.finfo(rows.dtype).eps * torch.linalg.vector_norm(rows, dim=-1)
+    vanishes: Tensor = torch.linalg.vector_norm(projections, dim=-1) <= limit
+    return vanishes

@@ -1,0 +1,180 @@
+"""The LightningModule that trains any scene network and reports what the DCASE challenges rank by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+
+class SceneClassifier(LightningModule):
+    """Train ``network`` with cross-entropy and Adam, and measure it as the DCASE challenges do.
+
+    Batches are ``(features, scene)`` or, for the accuracy per device, have a third entry with the number of the device,
+    as the batches of :class:`~lightning_cosprune.data.DCASEScenes` have. Logged are ``train/loss`` and, for ``val`` and
+    ``test``, ``accuracy``, ``class_averaged_accuracy``, ``log_loss`` and ``accuracy_device_<name>``.
+
+    Args:
+        network: Maps ``(batch, 1, bands, frames)`` to class scores ``(batch, num_classes)``.
+        num_classes: Scenes to tell apart.
+        devices: Names of the recording devices, in the order of their numbers in the batches.
+        learning_rate: Of Adam. The papers fine-tune with 1e-3.
+        weight_decay: Of Adam.
+        channels_last: Keep weights and features in the memory layout that convolutions on CPUs and tensor cores prefer.
+
+    Example:
+        >>> from lightning_cosprune.models import DCASE2022Baseline
+        >>> SceneClassifier(DCASE2022Baseline())(torch.zeros(2, 1, 40, 51)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int = 10,
+        devices: Sequence[str] = (),
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.0,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore="network")
+        self.devices = tuple(devices)
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.channels_last = channels_last
+        self.network = network.to(memory_format=torch.channels_last) if channels_last else network  # type: ignore
+        self.metrics = nn.ModuleDict(
+            {
+                stage: nn.ModuleDict(
+                    {
+                        "accuracy": MulticlassAccuracy(num_classes, average="micro"),
+                        "class_averaged_accuracy": MulticlassAccuracy(num_classes, average="macro"),
+                        "log_loss": MeanMetric(),
+                        "accuracy_device": GroupedAccuracy(len(self.devices)),
+                    }
+                )
+                for stage in ("val", "test")
+            }
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Class scores before softmax.
+
+        Args:
+            features: ``(batch, 1, bands, frames)``.
+
+        Returns:
+            ``(batch, num_classes)``.
+        """
+        if self.channels_last and features.ndim == 4:
+            features = features.contiguous(memory_format=torch.channels_last)
+        scores: Tensor = self.network(features)
+        return scores
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002
+        """Cross-entropy of one batch.
+
+        Returns:
+            The loss to minimise.
+        """
+        features, scene, *_ = batch
+        loss = functional.cross_entropy(self(features), scene)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(scene))
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        """Count one batch of the validation set."""
+        self._count("val", batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log what was counted."""
+        self._log("val")
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        """Count one batch of the test set."""
+        self._count("test", batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Log what was counted."""
+        self._log("test")
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002
+        """Class probabilities of one batch.
+
+        Returns:
+            ``(batch, num_classes)``; each row sums to one.
+        """
+        features = batch if isinstance(batch, Tensor) else batch[0]
+        return self(features).softmax(dim=-1)  # type: ignore[no-any-return]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam over all parameters.
+
+        Returns:
+            The optimizer.
+        """
+        return torch.optim.Adam(self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+
+    def _count(self, stage: str, batch: Any) -> None:
+        features, scene, *rest = batch
+        scores = self(features)
+        metrics: Any = self.metrics[stage]
+        metrics["accuracy"].update(scores, scene)
+        metrics["class_averaged_accuracy"].update(scores, scene)
+        metrics["log_loss"].update(functional.cross_entropy(scores, scene, reduction="none"))
+        if self.devices and rest:
+            metrics["accuracy_device"].update(scores.argmax(dim=-1) == scene, rest[0])
+
+    def _log(self, stage: str) -> None:
+        for name, metric in self.metrics[stage].items():  # type: ignore[operator]
+            if name != "accuracy_device":
+                self.log(f"{stage}/{name}", metric.compute(), prog_bar=name == "accuracy")
+            elif metric.update_called:
+                for device, accuracy in zip(self.devices, metric.compute(), strict=True):
+                    if not accuracy.isnan():  # a device without clips in this set
+                        self.log(f"{stage}/{name}_{device}", accuracy)
+            metric.reset()
+
+
+class GroupedAccuracy(Metric):
+    """Share of right answers within each of ``num_groups`` groups; NaN for a group without answers.
+
+    Example:
+        >>> accuracy = GroupedAccuracy(3)
+        >>> accuracy(torch.tensor([True, False, True]), torch.tensor([0, 0, 1]))
+        tensor([0.5000, 1.0000,    nan])
+    """
+
+    full_state_update = False
+    right: Tensor
+    total: Tensor
+
+    def __init__(self, num_groups: int) -> None:
+        super().__init__()
+        self.add_state("right", torch.zeros(num_groups), dist_reduce_fx="sum")
+        self.add_state("total", torch.zeros(num_groups), dist_reduce_fx="sum")
+
+    def update(self, right: Tensor, group: Tensor) -> None:
+        """Count a batch.
+
+        Args:
+            right: Whether each answer is right, bool of shape ``(batch,)``.
+            group: The group of each answer, int of shape ``(batch,)``.
+        """
+        self.right.index_add_(0, group, right.to(self.right.dtype))
+        self.total.index_add_(0, group, torch.ones_like(right, dtype=self.total.dtype))
+
+    def compute(self) -> Tensor:
+        """Accuracy of each group.
+
+        Returns:
+            ``(num_groups,)``.
+        """
+        return self.right / self.total

@@ -1,0 +1,129 @@
+"""Optimizers after surgery: every new parameter in its old place, with the state of the filters that were kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+__all__ = ["Replacement", "check_bound", "check_optimizers", "rebind_optimizers", "slices"]
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """A parameter that took the place of another: its slices ``kept`` along dimension ``dim``."""
+
+    old: nn.Parameter
+    new: nn.Parameter
+    kept: Tensor
+    dim: int
+
+
+def check_optimizers(optimizers: Iterable[Optimizer]) -> None:
+    """Refuse optimizers whose state cannot be cut to the kept filters, before anything is changed.
+
+    Raises:
+        ValueError: A state has a shape of its own, or the optimizer keeps one flat vector over all parameters.
+    """
+    for optimizer in optimizers:
+        if isinstance(optimizer, torch.optim.LBFGS):
+            found = "its history as flat vectors over all parameters"
+        else:
+            shape = next(
+                (
+                    f"a state {key!r} of shape {tuple(value.shape)} for a parameter of shape {tuple(parameter.shape)}"
+                    for parameter, state in optimizer.state.items()
+                    for key, value in state.items()
+                    if not _fits(value, parameter)
+                ),
+                None,
+            )
+            if shape is None:
+                continue
+            found = shape
+        raise ValueError(
+            f"{type(optimizer).__name__} keeps {found}, which cannot be cut to the kept filters. Prune before training "
+            "with `apply_plan` and make the optimizer afterwards, or train with another optimizer, such as "
+            "torch.optim.Adam."
+        )
+
+
+def rebind_optimizers(optimizers: Iterable[Optimizer], replacements: Sequence[Replacement]) -> None:
+    """Change ``optimizers`` in place: each replaced parameter gives way to its successor, its state cut alike.
+
+    A state tensor is cut along the dimension in which the parameter was cut; where it has size one there, as the
+    factored moments of Adafactor have, and where it is a single number, as step counts are, it is kept whole. Parameter
+    groups, their options and the schedulers that hold them stay the same objects.
+
+    Args:
+        optimizers: Those that may hold replaced parameters, accepted by :func:`check_optimizers`.
+        replacements: In the order in which they were made; a parameter may be replaced more than once.
+    """
+    for optimizer in optimizers:
+        slots = {
+            id(parameter): (group["params"], place)
+            for group in optimizer.param_groups
+            for place, parameter in enumerate(group["params"])
+        }
+        for replacement in replacements:
+            slot = slots.pop(id(replacement.old), None)
+            if slot is None:
+                continue
+            parameters, place = slot
+            parameters[place] = replacement.new
+            slots[id(replacement.new)] = slot
+            state = optimizer.state.pop(replacement.old, None)
+            if state is not None:
+                optimizer.state[replacement.new] = {key: _cut(value, replacement) for key, value in state.items()}
+
+
+def check_bound(optimizers: Iterable[Optimizer], modules: Iterable[nn.Module]) -> tuple[int, int]:
+    """Count how many of the parameters that ``optimizers`` hold are parameters of ``modules``.
+
+    Returns:
+        Parameters of the optimizers that are alive, and all that they hold. The two differ where an optimizer still
+        steps tensors that no module uses any more.
+    """
+    alive = {id(parameter) for module in modules for parameter in module.parameters()}
+    held = [
+        id(parameter) for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"]
+    ]
+    return sum(key in alive for key in held), len(held)
+
+
+def slices(tensor: Tensor, kept: Tensor, dim: int) -> Tensor:
+    """The slices ``kept`` of ``tensor`` along ``dim``, in the memory format that ``tensor`` has.
+
+    Returns:
+        A new tensor.
+    """
+    sliced = tensor.index_select(dim, kept.to(tensor.device))
+    for ndim, memory_format in ((4, torch.channels_last), (5, torch.channels_last_3d)):
+        if tensor.ndim == ndim and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=memory_format):
+            return sliced.contiguous(memory_format=memory_format)
+    return sliced.contiguous()
+
+
+def _is_whole(value: object, parameter: Tensor) -> bool:
+    """Whether a state says something of the parameter as a whole, such as a step count."""
+    return not isinstance(value, Tensor) or (value.numel() == 1 and value.shape != parameter.shape)
+
+
+def _fits(value: object, parameter: Tensor) -> bool:
+    if _is_whole(value, parameter):
+        return True
+    assert isinstance(value, Tensor)
+    sizes = zip(value.shape, parameter.shape, strict=False)
+    return value.ndim == parameter.ndim and all(size in (1, full) for size, full in sizes)
+
+
+def _cut(value: object, replacement: Replacement) -> object:
+    if _is_whole(value, replacement.old):
+        return value
+    assert isinstance(value, Tensor)
+    if value.shape[replacement.dim] != replacement.old.shape[replacement.dim]:
+        return value
+    return slices(value, replacement.kept, replacement.dim)

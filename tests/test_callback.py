@@ -1,0 +1,364 @@
+"""Every test runs a real Trainer for two or more epochs."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from asserts import assert_optimizers_hold
+from lightning.pytorch.callbacks import ModelPruning
+from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_cosprune import CosineFilterPruning
+from lightning_cosprune.plan import prunable_layers
+
+
+class Block(nn.Module):
+    def __init__(self, channels: int, filters: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, filters, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(filters)
+        self.conv2 = nn.Conv2d(filters, filters, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(filters)
+        self.shortcut = nn.Conv2d(channels, filters, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.shortcut(x) + self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x))))))
+
+
+class UsersModule(pl.LightningModule):
+    """A plain LightningModule with a ResNet-like network, as a user may have it: nothing in it is ours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.blocks = nn.Sequential(Block(16, 16, 1), Block(16, 32, 2))
+        self.head = nn.Linear(32, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks(self.stem(x)).mean(dim=(2, 3)))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = nn.functional.cross_entropy(self(batch[0]), batch[1])
+        self.log("loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(self.parameters(), lr=1e-2)
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1)]
+
+
+class Recorder(pl.Callback):
+    """Notes the parameters' number, and each parameter's value, at the start and end of every epoch."""
+
+    def __init__(self) -> None:
+        self.params: list[int] = []
+        self.moved: list[dict[str, bool]] = []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        self.before = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        assert_optimizers_hold(module, trainer.optimizers)
+        self.params.append(sum(parameter.numel() for parameter in module.parameters()))
+        self.moved.append(
+            {name: not torch.equal(parameter, self.before[name]) for name, parameter in module.named_parameters()}
+        )
+
+
+def loader(width: int = 8) -> DataLoader:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(24, 3, width, width, generator=generator)
+    return DataLoader(TensorDataset(images, torch.arange(24) % 4), batch_size=8)
+
+
+def fit(
+    module: pl.LightningModule,
+    callback: pl.Callback,
+    tmp_path: Path,
+    *others: pl.Callback,
+    data: Any = None,
+    **options: Any,
+) -> pl.Trainer:
+    pl.seed_everything(0, verbose=False)
+    trainer = pl.Trainer(
+        **{
+            "max_epochs": 3,
+            "accelerator": "cpu",
+            "callbacks": [callback, *others],
+            "logger": CSVLogger(tmp_path),
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "log_every_n_steps": 1,
+            **options,
+        }
+    )
+    trainer.fit(module, loader() if data is None else data)
+    return trainer
+
+
+def filters(module: nn.Module) -> dict[str, int]:
+    return {name: layer.weight.shape[0] for name, layer in prunable_layers(module).items()}
+
+
+def test_one_added_line_makes_a_users_network_smaller_and_all_of_it_trains(tmp_path: Path) -> None:
+    module, recorder = UsersModule(), Recorder()
+    dense = sum(parameter.numel() for parameter in module.parameters())
+    fit(module, CosineFilterPruning(), tmp_path, recorder)
+    assert sum(parameter.numel() for parameter in module.parameters()) < 0.9 * dense
+    assert recorder.params == [recorder.params[0]] * 3
+    assert all(all(moved.values()) for moved in recorder.moved)
+    assert filters(module)["head"] == 4
+
+
+@pytest.mark.parametrize(
+    "options", [{"accumulate_grad_batches": 2}, {"gradient_clip_val": 0.5}, {"precision": "bf16-mixed"}]
+)
+def test_prune_in_the_middle_of_training(tmp_path: Path, options: dict[str, Any]) -> None:
+    module, recorder = UsersModule(), Recorder()
+    callback = CosineFilterPruning(0.5, at_epoch=2)
+    fit(module, callback, tmp_path, recorder, max_epochs=4, **options)
+    assert recorder.params[0] == recorder.params[1] > recorder.params[2] == recorder.params[3]
+    assert all(all(moved.values()) for moved in recorder.moved)
+    assert callback.reports[0].epoch == 2
+    assert filters(module) == {
+        "stem": 8,
+        "blocks.0.conv1": 8,
+        "blocks.0.conv2": 8,
+        "blocks.0.shortcut": 8,
+        "blocks.1.conv1": 16,
+        "blocks.1.conv2": 16,
+        "blocks.1.shortcut": 16,
+        "head": 4,
+    }
+
+
+def test_several_epochs_reach_the_ratio_in_equal_steps(tmp_path: Path) -> None:
+    module = UsersModule()
+    callback = CosineFilterPruning({"stem": 0.5, "blocks.1.*": 0.3}, at_epoch=[0, 1, 2])
+    fit(module, callback, tmp_path)
+    steps = [{layer.name: layer.filters_after for layer in report.layers} for report in callback.reports]
+    assert [step["stem"] for step in steps] == [14, 11, 8]
+    # 30 % of 32 filters is 9.6: 3.2, 6.4 and 9.6 of them are gone after each step, rounded down.
+    assert [step["blocks.1.conv1"] for step in steps] == [29, 26, 23]
+    assert filters(module)["blocks.0.conv1"] == 16
+
+
+def test_redundant_in_steps_repeats_the_rule(tmp_path: Path) -> None:
+    callback = CosineFilterPruning(at_epoch=(0, 2), layers=["blocks.0.conv1"])
+    fit(UsersModule(), callback, tmp_path)
+    (first,), (second,) = (report.layers for report in callback.reports)
+    assert first.filters_after == second.filters_before
+    assert second.filters_after < second.filters_before
+
+
+def test_ignored_layers(tmp_path: Path) -> None:
+    module = UsersModule()
+    callback = CosineFilterPruning(0.5, ignored_layers=["blocks.0"])
+    fit(module, callback, tmp_path)
+    assert {name for name, left in filters(module).items() if left in {8, 16} and name.startswith("blocks.1")} == {
+        "blocks.1.conv1",
+        "blocks.1.conv2",
+        "blocks.1.shortcut",
+    }
+    assert callback.reports[0].skipped["blocks.0.conv1"] == "ignored"
+    assert filters(module)["stem"] == 8
+
+
+def test_numbers_reach_the_logger_and_the_table_the_console(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    module, callback = UsersModule(), CosineFilterPruning(0.25, at_epoch=1)
+    with caplog.at_level("INFO"):
+        trainer = fit(module, callback, tmp_path)
+    report = callback.reports[0]
+    logged = trainer.logger.experiment.metrics_file_path
+    text = Path(logged).read_text()
+    for column in ("pruning/params_before", "pruning/macs_after", "pruning/bytes_after", "pruning/filters/stem_after"):
+        assert column in text.splitlines()[0]
+    assert report.metrics()["pruning/params_before"] > report.metrics()["pruning/params_after"]
+    assert report.before.input_shape == ((1, 3, 8, 8),)
+    table = caplog.text
+    for words in ("Pruned at the start of epoch 1", "MACs at 1x3x8x8", "filters of stem", f"{report.after.params:,}"):
+        assert words in table
+
+
+@pytest.mark.parametrize("source", ["argument", "attribute", "training data"])
+def test_where_the_example_input_comes_from(tmp_path: Path, source: str) -> None:
+    module = UsersModule()
+    callback = CosineFilterPruning(0.5, example_inputs=torch.zeros(1, 3, 12, 12) if source == "argument" else None)
+    if source != "training data":
+        module.example_input_array = torch.zeros(1, 3, 10, 10)
+    fit(module, callback, tmp_path)
+    width = {"argument": 12, "attribute": 10, "training data": 8}[source]
+    assert callback.reports[0].before.input_shape == ((1, 3, width, width),)
+
+
+def test_looking_at_a_batch_does_not_change_the_training_data(tmp_path: Path) -> None:
+    """The same random numbers are drawn with and without the look, so that runs stay comparable."""
+
+    def epochs(example_inputs: Tensor | None) -> list[Tensor]:
+        seen: list[Tensor] = []
+
+        class Spy(pl.Callback):
+            def on_train_batch_start(self, *arguments: Any) -> None:
+                seen.append(arguments[2][0][:, 0, 0, 0])
+
+        dataset = loader().dataset
+        callback = CosineFilterPruning(0.5, at_epoch=1, example_inputs=example_inputs)
+        fit(UsersModule(), callback, tmp_path, Spy(), data=DataLoader(dataset, batch_size=8, shuffle=True))
+        return seen
+
+    for looked, not_looked in zip(epochs(None), epochs(torch.zeros(1, 3, 8, 8)), strict=True):
+        assert torch.equal(looked, not_looked)
+
+
+def test_a_part_of_the_module_can_be_pruned(tmp_path: Path) -> None:
+    class Distilled(UsersModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.teacher = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, 4))
+
+    module = Distilled()
+    callback = CosineFilterPruning(0.5, module="blocks", example_inputs=torch.zeros(1, 16, 8, 8))
+    fit(module, callback, tmp_path)
+    assert {layer.name for layer in callback.reports[0].layers} == {"0.conv1", "0.conv2", "0.shortcut", "1.conv1"}
+    assert callback.reports[0].skipped["1.conv2"] == "its filters are outputs of the network"
+    assert module.teacher[0].out_channels == 8
+
+
+def test_manual_optimization_with_two_optimizers(tmp_path: Path) -> None:
+    class Manual(UsersModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            for optimizer in self.optimizers():
+                optimizer.zero_grad()
+            self.manual_backward(nn.functional.cross_entropy(self(batch[0]), batch[1]))
+            for optimizer in self.optimizers():
+                optimizer.step()
+
+        def configure_optimizers(self) -> Any:
+            body = torch.optim.SGD([*self.stem.parameters(), *self.blocks.parameters()], lr=0.1, momentum=0.9)
+            return body, torch.optim.Adam(self.head.parameters())
+
+    recorder = Recorder()
+    fit(Manual(), CosineFilterPruning(0.5, at_epoch=1), tmp_path, recorder)
+    assert recorder.params[0] > recorder.params[1]
+    assert all(all(moved.values()) for moved in recorder.moved)
+
+
+def test_a_rule_of_ones_own(tmp_path: Path) -> None:
+    class WhenLossFalls(CosineFilterPruning):
+        def should_prune(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
+            return trainer.current_epoch == 1 and "loss" in trainer.callback_metrics and not self.reports
+
+    callback = WhenLossFalls(0.5)
+    fit(UsersModule(), callback, tmp_path)
+    assert [report.epoch for report in callback.reports] == [1]
+
+
+# Wrong input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"pruning_ratio": 1.2},
+            r"`CosineFilterPruning\(pruning_ratio=1.2\)`: expected a fraction in \[0, 1\).*write 0.2",
+        ),
+        ({"pruning_ratio": -0.1}, r"pruning_ratio=-0.1.*expected a fraction"),
+        ({"pruning_ratio": True}, r"pruning_ratio=True.*expected a fraction"),
+        ({"pruning_ratio": "all"}, "pruning_ratio='all'.*expected 'redundant'"),
+        ({"pruning_ratio": {}}, "expected at least one layer pattern"),
+        ({"pruning_ratio": {"stem": 20}}, r"\{'stem': 20\}.*expected a fraction"),
+        ({"criterion": "cosin"}, "criterion.*cosin.*cosine"),
+        ({"at_epoch": -1}, "at_epoch=-1.*expected an epoch counted from 0"),
+        ({"at_epoch": [3, 1]}, r"at_epoch=\[3, 1\].*rising sequence"),
+        ({"at_epoch": []}, "at_epoch="),
+        ({"at_epoch": 1.5}, "at_epoch=1.5"),
+        ({"round_to": 0}, "round_to=0.*expected a whole number, 1 or more"),
+    ],
+)
+def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CosineFilterPruning(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"layers": ["convolution*"]}, r"`layers='convolution\*'`: expected.*Its layers are: stem, blocks.0.conv1"),
+        ({"ignored_layers": ["blocks.0.conv3"]}, "`ignored_layers='blocks.0.conv3'`.*Did you mean 'blocks.0.conv"),
+        ({"pruning_ratio": {"stam": 0.5}}, "`pruning_ratio='stam'`.*Did you mean 'stem'"),
+        ({"module": "network"}, "module='network'.*Its submodules are: stem, blocks, head"),
+        ({"example_inputs": torch.zeros(1, 1, 8, 8)}, "forward pass of UsersModule on the example input failed"),
+        ({"ignored_layers": ["stem", "blocks"]}, "removed nothing at epoch 0. Each layer's reason:\n  stem: "),
+    ],
+)
+def test_wrong_arguments_that_only_the_network_shows(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit(UsersModule(), CosineFilterPruning(**arguments), tmp_path)
+
+
+def test_no_convolution(tmp_path: Path) -> None:
+    class Dense(UsersModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.blocks, self.head = nn.Flatten(), nn.Linear(192, 8), nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.blocks(self.stem(x)))
+
+    with pytest.raises(ValueError, match=r"model=Dense\(...\).*expected at least one convolution, found none"):
+        fit(Dense(), CosineFilterPruning(), tmp_path)
+    module = Dense()
+    fit(module, CosineFilterPruning(0.5, layers=["blocks"]), tmp_path)
+    assert module.blocks.out_features == 4
+
+
+def test_batches_whose_input_cannot_be_told(tmp_path: Path) -> None:
+    class FromDict(UsersModule):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return super().training_step((batch["image"], batch["label"]), batch_idx)
+
+    rows = [{"image": image, "label": label} for image, label in loader().dataset]
+    with pytest.raises(ValueError, match=r"mapping with the keys image, label. Pass `example_inputs`"):
+        fit(FromDict(), CosineFilterPruning(), tmp_path, data=DataLoader(rows, batch_size=8))
+    module = FromDict()
+    fit(
+        module,
+        CosineFilterPruning(0.5, example_inputs=torch.zeros(1, 3, 8, 8)),
+        tmp_path,
+        data=DataLoader(rows, batch_size=8),
+    )
+    assert module.stem.out_channels == 8
+
+
+def test_an_epoch_beyond_the_last_is_told_at_the_start_and_at_the_end(tmp_path: Path) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(UsersModule(), CosineFilterPruning(at_epoch=3), tmp_path)
+    messages = [str(warning.message) for warning in caught if "CosineFilterPruning" in str(warning.message)]
+    assert "expected epochs below max_epochs=3, found [3]" in messages[0]
+    assert "removed nothing: training ended at epoch 3" in messages[1]
+
+
+def test_nothing_to_remove_can_be_allowed(tmp_path: Path) -> None:
+    callback = CosineFilterPruning(0.01, allow_unpruned=True)
+    fit(UsersModule(), callback, tmp_path)
+    assert not callback.reports[0].layers
+    assert callback.reports[0].skipped["stem"] == "a pruning ratio of 0.01 of its 16 filters is less than one filter"
+
+
+def test_lightnings_own_pruning_beside_it_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="beside Lightning's `ModelPruning`"):
+        fit(UsersModule(), CosineFilterPruning(), tmp_path, ModelPruning("l1_unstructured", amount=0.5))

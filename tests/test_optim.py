@@ -1,0 +1,127 @@
+import copy
+
+import pytest
+import torch
+from asserts import assert_optimizers_hold
+from torch import nn
+from zoo import SPECTROGRAM, conv_bn
+
+from lightning_cosprune import PruningPlan, apply_plan
+
+PLAN = PruningPlan({"0.0": [1, 4], "1.0": [0]}, {"0.0": 8, "1.0": 6})
+OPTIMIZERS = {
+    "Adam": lambda p: torch.optim.Adam(p, amsgrad=True),
+    "AdamW foreach": lambda p: torch.optim.AdamW(p, foreach=True),
+    "AdamW fused": lambda p: torch.optim.AdamW(p, fused=True),
+    "Adafactor": torch.optim.Adafactor,
+    "Adadelta": torch.optim.Adadelta,
+    "Adagrad": torch.optim.Adagrad,
+    "Adamax": torch.optim.Adamax,
+    "ASGD": torch.optim.ASGD,
+    "NAdam": torch.optim.NAdam,
+    "RAdam": torch.optim.RAdam,
+    "RMSprop": lambda p: torch.optim.RMSprop(p, centered=True, momentum=0.9),
+    "Rprop": torch.optim.Rprop,
+    "SGD": lambda p: torch.optim.SGD(p, lr=0.1),
+    "SGD nesterov": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+}
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(conv_bn(1, 8), conv_bn(8, 6), nn.Flatten(), nn.Linear(384, 5))
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad()
+    model(SPECTROGRAM).square().sum().backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_parameter_stays_bound_and_moves(name: str) -> None:
+    model = network()
+    optimizer = OPTIMIZERS[name](model.parameters())
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    for _ in range(3):
+        step(model, optimizer)
+    apply_plan(model, PLAN, SPECTROGRAM, optimizers=[optimizer])
+    assert_optimizers_hold(model, [optimizer])
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    step(model, optimizer)
+    scheduler.step()
+    for (key, parameter), old in zip(model.named_parameters(), before, strict=True):
+        if not key.endswith("0.bias"):  # batch norm takes a convolution's bias out again: its gradient is rounding
+            assert not torch.equal(parameter, old), key
+
+
+def test_state_is_that_of_the_kept_filters() -> None:
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters())
+    step(model, optimizer)
+    dense = copy.deepcopy(optimizer.state_dict()["state"])
+    apply_plan(model, PLAN, SPECTROGRAM, optimizers=[optimizer])
+    state = optimizer.state_dict()["state"]
+    first, second = PLAN.kept["0.0"], PLAN.kept["1.0"]
+    # Parameters count in the order of the network: 0 and 4 are the weights of the two convolutions.
+    assert torch.equal(state[0]["exp_avg"], dense[0]["exp_avg"][first])
+    assert torch.equal(state[4]["exp_avg_sq"], dense[4]["exp_avg_sq"][second][:, first])
+    assert state[4]["step"] == dense[4]["step"] == 1
+
+
+def test_parameter_groups_and_several_optimizers() -> None:
+    model = network()
+    body = torch.optim.SGD(
+        [{"params": model[0].parameters(), "lr": 0.1}, {"params": model[1].parameters(), "lr": 0.2}], momentum=0.9
+    )
+    head = torch.optim.Adam(model[3].parameters())
+    step(model, body)
+    head.step()
+    groups = [id(group) for group in body.param_groups]
+    apply_plan(model, PLAN, SPECTROGRAM, optimizers=[body, head])
+    assert_optimizers_hold(model, [body, head])
+    assert [id(group) for group in body.param_groups] == groups
+    assert [group["lr"] for group in body.param_groups] == [0.1, 0.2]
+    assert body.param_groups[1]["params"][0] is model[1][0].weight
+
+
+def test_pruned_and_dense_optimizer_walk_together() -> None:
+    """Masked dense training and pruned training take the same step on the kept weights."""
+    model = network().double().eval()
+    optimizer = torch.optim.Adam(model.parameters())
+    spectrogram = SPECTROGRAM.double()
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(spectrogram).square().sum().backward()
+        optimizer.step()
+    dense, plan = copy.deepcopy(model), PruningPlan({"0.0": [1, 4]}, {"0.0": 8})
+    dense_optimizer = torch.optim.Adam(dense.parameters())
+    dense_optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    with torch.no_grad():
+        dense[1][0].weight[:, plan.pruned["0.0"]] = 0
+    apply_plan(model, plan, spectrogram, optimizers=[optimizer])
+    for net, steps in ((model, optimizer), (dense, dense_optimizer)):
+        steps.zero_grad()
+        net(spectrogram).square().sum().backward()
+        steps.step()
+    kept = plan.kept["0.0"]
+    torch.testing.assert_close(model[0][0].weight, dense[0][0].weight[kept])
+    torch.testing.assert_close(model[1][0].weight, dense[1][0].weight[:, kept])
+    torch.testing.assert_close(model[3].weight, dense[3].weight)
+
+
+def test_lbfgs_is_refused_before_anything_is_cut() -> None:
+    model = network()
+    with pytest.raises(ValueError, match=r"LBFGS keeps its history as flat vectors.*make the optimizer afterwards"):
+        apply_plan(model, PLAN, SPECTROGRAM, optimizers=[torch.optim.LBFGS(model.parameters())])
+    assert model[0][0].out_channels == 8
+
+
+def test_a_state_of_unknown_shape_is_refused_before_anything_is_cut() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), momentum=0.9)
+    step(model, optimizer)
+    optimizer.state[model[0][0].weight]["sketch"] = torch.zeros(3, 3)
+    with pytest.raises(ValueError, match=r"a state 'sketch' of shape \(3, 3\) for a parameter of shape \(8, 1, 3, 3\)"):
+        apply_plan(model, PLAN, SPECTROGRAM, optimizers=[optimizer])
+    assert model[0][0].out_channels == 8
