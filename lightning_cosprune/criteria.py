@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lightning_cosprune.directions import BLOCK, leading_directions, smaller_gram, to_working_precision
+from lightning_cosprune.directions import (
+    BLOCK,
+    in_full_precision,
+    leading_directions,
+    smaller_gram,
+    to_working_precision,
+)
 from lightning_cosprune.filters import Weight, coupled_layers, filter_rows
 
 if TYPE_CHECKING:
@@ -51,6 +57,7 @@ def l2(weight: Weight) -> Float[Tensor, " filters"]:
     return score
 
 
+@in_full_precision
 def geometric_median(weight: Weight) -> Float[Tensor, " filters"]:
     r"""Sum of the Euclidean distances to all other filters, :math:`\sum_g \|w_f - w_g\|`.
 
@@ -100,6 +107,7 @@ def geometric_mean(weight: Weight) -> Float[Tensor, " filters"]:
     return (logs.mean().exp() - logs.exp()).square()
 
 
+@in_full_precision
 def operator_norm(weight: Weight) -> Float[Tensor, " filters"]:
     r"""What a filter shares with the leading direction of each input channel's slices, summed and squared.
 
@@ -159,5 +167,5 @@ SCORES: dict[str, Callable[..., Tensor]] = {
 
 
 def _scale(weights: Tensor) -> float:
-    """The largest magnitude, 1 where all are zero. Divided by it, no square overflows, and none that counts vanishes."""
-    return float(torch.linalg.vector_norm(weights.double() if weights.dtype.itemsize < 4 else weights, torch.inf)) or 1.0
+    """The largest magnitude, 1 where all are zero. Divided by it, no square overflows and none that counts vanishes."""
+    return float(torch.linalg.vector_norm(weights, torch.inf)) or 1.0

@@ -4,18 +4,44 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-__all__ = ["BLOCK", "largest_entries", "leading_directions", "smaller_gram", "to_working_precision", "unit_rows"]
+__all__ = [
+    "BLOCK",
+    "in_full_precision",
+    "largest_entries",
+    "leading_directions",
+    "smaller_gram",
+    "to_working_precision",
+    "unit_rows",
+]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 BLOCK = 2**22
 """Numbers that one step of a blocked computation may hold: 16 MiB in float32."""
+
+
+def in_full_precision(function: Callable[P, R]) -> Callable[P, R]:
+    """Let ``function`` run without recording gradients and outside the caller's autocast, which rounds products."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        device = next((leaf.device.type for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)), "cpu")
+        with torch.no_grad(), torch.autocast(device, enabled=False):
+            return function(*args, **kwargs)
+
+    return wrapped
 
 
 def to_working_precision(values: Tensor) -> Tensor:
@@ -23,6 +49,9 @@ def to_working_precision(values: Tensor) -> Tensor:
 
     Where the user lets PyTorch round the factors of float32 products (TF32, bfloat16), as Lightning advises for tensor
     cores, it is float64 for all: three digits are too few to tell filters apart.
+
+    Returns:
+        The same tensor where it has that dtype already.
     """
     if values.dtype == torch.float64 or torch.get_float32_matmul_precision() != "highest":
         return values.double()
@@ -47,8 +76,8 @@ def largest_entries(rows: Float[Tensor, "row dim"], name: str) -> Float[Tensor, 
     if refused:
         shown = ", ".join(map(str, refused[:8])) + (", ..." if len(refused) > 8 else "")
         raise ValueError(
-            f"`{name}`: expected finite numbers, found NaN or infinity in {len(refused)} of {len(rows)} filters: {shown}. "
-            "Training has diverged, or the checkpoint is damaged."
+            f"`{name}`: expected finite numbers, found NaN or infinity in {len(refused)} of {len(rows)} filters: "
+            f"{shown}. Training has diverged, or the checkpoint is damaged."
         )
     return largest.masked_fill_(largest == 0, 1)
 

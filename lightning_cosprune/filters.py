@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lightning_cosprune.directions import (
     BLOCK,
+    in_full_precision,
     largest_entries,
     leading_directions,
     smaller_gram,
@@ -64,12 +65,12 @@ def layer_weight(module: nn.Module) -> Tensor:
     if isinstance(module, nn.Linear) or not module.transposed:
         return weight
     groups = weight.unflatten(0, (module.groups, -1))  # (groups, in_channels / groups, filters / groups, *kernel)
-    return groups.transpose(1, 2).flatten(0, 1)
+    filters: Tensor = groups.transpose(1, 2).flatten(0, 1)
+    return filters
 
 
-def filter_vectors(
-    weight: Weight, kind: Literal["prototype", "flat"] = "prototype"
-) -> Float[Tensor, "filters dim"]:
+@in_full_precision
+def filter_vectors(weight: Weight, kind: Literal["prototype", "flat"] = "prototype") -> Float[Tensor, "filters dim"]:
     r"""One vector per filter, whose angles say how alike the filters are.
 
     ``"prototype"``: filter :math:`i` is a matrix :math:`A_i` of kernel taps by input channels, with singular vectors
@@ -114,16 +115,14 @@ def filter_vectors(
     """
     if kind not in ("prototype", "flat"):
         raise ValueError(f'`filter_vectors(kind={kind!r})`: expected "prototype" or "flat".')
-    layers = coupled_layers(weight)
     parts = []
-    with torch.no_grad(), torch.autocast(layers[0].device.type, enabled=False):
-        for layer in layers:
-            vectors, norms = _prototypes(layer) if kind == "prototype" else _flat(layer)
-            parts.append(vectors.masked_fill((norms <= DEAD * norms.max())[:, None], 0))
-        if len(parts) == 1:
-            return parts[0]
-        joined = torch.cat(parts, dim=1)
-        return unit_rows(joined) if kind == "prototype" else joined
+    for layer in coupled_layers(weight):
+        vectors, norms = _prototypes(layer) if kind == "prototype" else _flat(layer)
+        parts.append(vectors.masked_fill((norms <= DEAD * norms.max())[:, None], 0))
+    if len(parts) == 1:
+        return parts[0]
+    joined = torch.cat(parts, dim=1)
+    return unit_rows(joined) if kind == "prototype" else joined
 
 
 def filter_rows(weight: Weight) -> Float[Tensor, "filters dim"]:
@@ -152,10 +151,14 @@ def coupled_layers(weight: Weight) -> list[Float[Tensor, "filters channels taps"
     """
     weights = list(weight) if isinstance(weight, Sequence) else [weight]
     if not weights:
-        raise ValueError("`weight=[]`: expected a weight, or a sequence of those of coupled layers, found an empty one.")
+        raise ValueError(
+            "`weight=[]`: expected a weight, or a sequence of those of coupled layers, found an empty one."
+        )
     for layer in weights:
         if not isinstance(layer, Tensor) or not layer.is_floating_point() or layer.ndim < 2 or layer.numel() == 0:
-            found = f"{layer.dtype} of shape {tuple(layer.shape)}" if isinstance(layer, Tensor) else type(layer).__name__
+            found = (
+                f"{layer.dtype} of shape {tuple(layer.shape)}" if isinstance(layer, Tensor) else type(layer).__name__
+            )
             raise ValueError(
                 "`weight`: expected a floating-point tensor (filters, in_channels, *kernel) with at least one filter, "
                 f"found {found}. `layer_weight(module)` gives the weight of a layer in this layout."
@@ -163,8 +166,8 @@ def coupled_layers(weight: Weight) -> list[Float[Tensor, "filters channels taps"
     counts = [len(layer) for layer in weights]
     if len(set(counts)) > 1:
         raise ValueError(
-            f"`weight`: expected coupled layers with the same number of filters, found {counts}. Rank layers that can be "
-            "pruned apart one by one."
+            f"`weight`: expected coupled layers with the same number of filters, found {counts}. Rank layers that can "
+            "be pruned apart one by one."
         )
     return [layer.detach().reshape(layer.shape[0], layer.shape[1], -1) for layer in weights]
 

@@ -10,15 +10,15 @@ _INSERTION = 15  # a stretch whose last position is at most this far from its fi
 
 
 def numpy1_argsort(values: Sequence[float]) -> list[int]:
-    """The permutation that sorts ``values``, equal ones in the order in which NumPy 1's default ``argsort`` leaves them.
+    """The permutation that sorts ``values``, with equal ones in the order of NumPy 1's default ``argsort``.
 
-    That is introsort as compiled without wide vector instructions: quicksort about the median of the first, middle and last
-    value; insertion sort, which keeps equal values in order, for stretches of up to 16; and heapsort for a stretch that is
-    still to be split after 2 log2(n) splits. So arrays of up to 16 values are sorted stably and longer ones are not.
+    That is introsort, compiled without wide vector instructions: quicksort about the median of the first, middle and
+    last value; insertion sort, which keeps equal values in order, for stretches of up to 16; and heapsort for a stretch
+    that is still to be split after 2 log2(n) splits. So up to 16 values are sorted stably and more are not.
 
-    NumPy 1.25 and later sort by another algorithm on CPUs with AVX-512, and NumPy 2 on those with AVX2; they order equal
-    values differently. The order here is that of every NumPy 1 up to 1.24, on any CPU, and of later ones run with
-    ``NPY_DISABLE_CPU_FEATURES`` naming those instructions.
+    Where the CPU has AVX-512, NumPy 1.25 and later sort by another algorithm, and where it has AVX2, NumPy 2 does; they
+    order equal values differently. The order here is that of NumPy 1 up to 1.24 on any CPU, and of later versions, 2.4
+    included, where ``NPY_DISABLE_CPU_FEATURES`` names those instructions.
 
     Args:
         values: Numbers without NaN.

@@ -154,7 +154,7 @@ def plot_filters(model: nn.Module, plan: PruningPlan, layer: str) -> Figure:
     if pictures:
         left, right = np.asarray(figure.subfigures(1, 2, width_ratios=(4.4, 6.6)))
     axes = left.subplots()
-    image = axes.imshow(similarity, vmin=-1, vmax=1, cmap="RdBu_r", interpolation="nearest")
+    image = axes.imshow(similarity.numpy(), vmin=-1, vmax=1, cmap="RdBu_r", interpolation="nearest")
     left.colorbar(image, ax=axes, label="cosine similarity", shrink=0.85)
     for draw in (axes.axhline, axes.axvline):
         draw(len(kept) - 0.5, color="black", linewidth=1.2)
@@ -168,20 +168,18 @@ def plot_filters(model: nn.Module, plan: PruningPlan, layer: str) -> Figure:
 
 
 def _draw_prototypes(figure: Any, prototypes: Any, kept: list[int], pruned: list[int]) -> None:
-    columns = min(16, max(8, len(kept)))
-    rows = -(-len(kept) // columns) + -(-len(pruned) // columns)
+    columns = 8 if len(prototypes) <= 32 else 16
+    kept_rows, pruned_rows = -(-len(kept) // columns), -(-len(pruned) // columns)
     limit = abs(prototypes).max()
-    grid = figure.subplots(rows, columns, squeeze=False)
+    grid = figure.subplots(kept_rows + pruned_rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
-    first_pruned = -(-len(kept) // columns) * columns
-    places = [*enumerate(kept), *enumerate(pruned, start=first_pruned)]
-    for place, idx in places:
+    for place, idx in [*enumerate(kept), *enumerate(pruned, start=kept_rows * columns)]:
         axes = grid.flat[place]
         axes.imshow(prototypes[idx], vmin=-limit, vmax=limit, cmap="RdBu_r")
-        axes.set_title(str(idx), fontsize=6, pad=2, color="black" if idx in kept else "crimson")
+        axes.set_title(str(idx), fontsize=7, pad=2)
         if idx in pruned:
-            axes.plot([0, 1], [0, 1], [0, 1], [1, 0], transform=axes.transAxes, color="crimson", linewidth=0.9)
+            axes.plot([0, 1], [0, 1], [0, 1], [1, 0], transform=axes.transAxes, color="crimson", linewidth=1)
     figure.suptitle("spatial prototypes: kept, then removed (crossed out)", fontsize=9)
 
 

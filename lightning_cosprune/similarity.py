@@ -1,14 +1,16 @@
 """From the vectors of filters to their similarity: of every pair, or of each filter to its nearest other filter."""
 
+# ruff: noqa: F722 - jaxtyping writes the axes of a tensor in a string
+
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, Union
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-from lightning_cosprune.filters import BLOCK, unit_rows
+from lightning_cosprune.directions import BLOCK, in_full_precision, unit_rows
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -16,19 +18,23 @@ if TYPE_CHECKING:
 __all__ = ["cosine_similarity", "nearest_neighbours", "nystrom_columns", "nystrom_factor", "nystrom_similarity"]
 
 
+@in_full_precision
 def cosine_similarity(vectors: Float[Tensor, "filters dim"]) -> Float[Tensor, "filters filters"]:
     r"""Cosine of the angle between every two rows of ``vectors``.
 
     .. math:: S_{ij} = \langle v_i, v_j \rangle / (\|v_i\| \, \|v_j\|)
 
-    A zero row has no direction; its similarity to every row, itself included, is 0. Opposite rows have -1: they are as far
-    apart as can be.
+    A zero row has no direction; its similarity to every row, itself included, is 0. Opposite rows have -1: they are as
+    far apart as can be.
 
     Args:
         vectors: One row per filter.
 
     Returns:
         The similarities, in the dtype of ``vectors`` but at least float32.
+
+    Raises:
+        ValueError: Some row is not finite.
 
     Source: Singh and Plumbley, INTERSPEECH 2022, section 2; their distance is 1 minus it.
 
@@ -42,27 +48,28 @@ def cosine_similarity(vectors: Float[Tensor, "filters dim"]) -> Float[Tensor, "f
     return unit @ unit.T
 
 
+@in_full_precision
 def nystrom_similarity(
-    vectors: Float[Tensor, "filters dim"], columns: Union[int, Sequence[int], Int[Tensor, " columns"]]
+    vectors: Float[Tensor, "filters dim"], columns: int | Sequence[int] | Int[Tensor, " columns"]
 ) -> Float[Tensor, "filters filters"]:
     r"""Cosine similarity as rebuilt from some of its columns.
 
     .. math:: S \approx C \, W^{+} C^\top, \qquad C = S[:, \text{columns}], \quad W = C[\text{columns}, :]
 
-    It is the exact similarity where the chosen rows span all rows: nine columns are enough for 3x3 kernels, whose prototypes
-    have nine entries, if those nine are independent.
+    It is exact where the chosen rows span all rows. Nine columns are enough for 3x3 kernels, whose prototypes have nine
+    entries, if those nine are independent.
 
     Args:
         vectors: One row per filter.
         columns: How many of the first columns, as published; or which columns, see :func:`nystrom_columns`.
 
     Returns:
-        The approximate similarities. They never exceed the exact ones on the diagonal, which may be below 1.
+        The approximate similarities. A filter's to itself is at most 1, and 1 if its column was chosen.
 
     Raises:
-        ValueError: A column is outside the matrix, or none is chosen.
+        ValueError: A column is outside the matrix, none is chosen, or some row is not finite.
 
-    Source: Singh and Plumbley, ICASSP 2023, equations for the Nystroem approximation.
+    Source: Singh and Plumbley, ICASSP 2023, section 2.
 
     Example:
         >>> vectors = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
@@ -74,34 +81,40 @@ def nystrom_similarity(
 
 
 def nystrom_factor(
-    vectors: Float[Tensor, "filters dim"], columns: Union[int, Sequence[int], Int[Tensor, " columns"]]
+    vectors: Float[Tensor, "filters dim"], columns: int | Sequence[int] | Int[Tensor, " columns"]
 ) -> Float[Tensor, "filters rank"]:
-    r"""The factor :math:`F` of the Nystroem approximation :math:`F F^\top`, so that filters squared is never stored.
+    r"""The factor :math:`F` of the Nystroem approximation :math:`F F^\top`, which itself need not be formed.
 
-    With :math:`N` the unit rows and :math:`Q` an orthonormal basis of the chosen ones, :math:`C W^{+} C^\top = N Q Q^\top N^\top`
-    and :math:`F = N Q`. That spares the pseudo-inverse, whose condition number is the square of the basis's.
+    With :math:`N` the unit rows and :math:`Q` an orthonormal basis of the chosen ones,
+    :math:`C W^{+} C^\top = N Q Q^\top N^\top`, so :math:`F = N Q`. That spares the pseudo-inverse of :math:`W`, whose
+    condition number is the square of theirs.
+
+    Returns:
+        One row per filter, no longer than the chosen columns are many.
     """
     unit = unit_rows(vectors)
-    return unit @ _row_basis(unit[_column_indices(columns, len(unit), unit.device)]).mT
+    return unit @ _row_basis(unit[_column_idxs(columns, len(unit), unit.device)]).mT
 
 
+@in_full_precision
 def nystrom_columns(
     vectors: Float[Tensor, "filters dim"],
-    count: Union[int, Literal["auto"]] = "auto",
+    count: int | Literal["auto"] = "auto",
     *,
     choose: Literal["first", "random", "leverage"] = "first",
     tolerance: float = 0.01,
     seed: int = 0,
 ) -> Int[Tensor, " columns"]:
-    r"""Which columns of the similarity matrix the Nystroem approximation is built from.
+    r"""The columns of the similarity matrix from which the Nystroem approximation is built.
 
     Args:
         vectors: One row per filter.
-        count: How many. ``"auto"``: the fewest of the chosen order whose relative residual trace
-            :math:`1 - \operatorname{tr}(C W^{+} C^\top) / \operatorname{tr}(S)`, the mean share of a filter's direction that they
-            miss, is at most ``tolerance``. The full matrix is never formed.
-        choose: In which order columns are taken. ``"first"``: from the left, as published. ``"random"``: all equally likely.
-            ``"leverage"``: likely in proportion to how much a row alone holds of the space that all rows span.
+        count: How many. ``"auto"``: the fewest, in the order of ``choose``, that leave a relative residual trace
+            :math:`1 - \operatorname{tr}(C W^{+} C^\top) / \operatorname{tr}(S)` of at most ``tolerance``. It is the
+            part of the filters' directions that the columns miss; the full matrix is not formed.
+        choose: The order in which columns are taken. ``"first"``: from the left, as published. ``"random"``: all
+            equally likely. ``"leverage"``: likely in proportion to how much of the space that all rows span a row holds
+            alone.
         tolerance: Greatest relative residual trace for ``count="auto"``.
         seed: Start of the draws of ``"random"`` and ``"leverage"``; the generator of the caller is not touched.
 
@@ -109,42 +122,21 @@ def nystrom_columns(
         Numbers of the columns, in the order in which they were taken.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: An argument is out of range, or some row is not finite.
+
+    Source: The first columns are those of Singh and Plumbley, ICASSP 2023; the other choices and ``"auto"`` are ours.
 
     Example:
         >>> nystrom_columns(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]))
         tensor([0, 1])
     """
     unit = unit_rows(vectors)
-    filters = len(unit)
-    if count != "auto" and (not isinstance(count, int) or not 1 <= count <= filters):
+    if count != "auto" and (not isinstance(count, int) or not 1 <= count <= len(unit)):
         raise ValueError(
-            f'`nystrom_columns(count={count!r})`: expected "auto" or a number of columns from 1 to {filters}.'
+            f'`nystrom_columns(count={count!r})`: expected "auto" or a number of columns from 1 to {len(unit)}.'
         )
-    if choose == "first":
-        order = torch.arange(filters, device=unit.device)
-    elif choose in ("random", "leverage"):
-        shares = torch.ones(filters, dtype=torch.float64)
-        if choose == "leverage":
-            shares = _leverage(unit).double().cpu()
-        draws = torch.rand(filters, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        # The largest of u ** (1 / share) are a draw without replacement in proportion to the shares (Efraimidis, Spirakis 2006).
-        order = (draws.log() / shares.clamp_min(1e-12)).argsort(descending=True, stable=True).to(unit.device)
-    else:
-        raise ValueError(f'`nystrom_columns(choose={choose!r})`: expected "first", "random" or "leverage".')
-    if count != "auto":
-        return order[:count]
-
-    total = unit.square().sum()
-    fewest, enough = 1, filters
-    while fewest < enough:  # the residual only falls as columns are added, so that halving finds the fewest
-        middle = (fewest + enough) // 2
-        held = (unit @ _row_basis(unit[order[:middle]]).mT).square().sum()
-        if total - held <= tolerance * total:
-            enough = middle
-        else:
-            fewest = middle + 1
-    return order[:enough]
+    order = _column_order(unit, choose, seed)
+    return order[: _fewest_columns(unit[order], tolerance) if count == "auto" else count]
 
 
 def nearest_neighbours(
@@ -155,65 +147,98 @@ def nearest_neighbours(
 ) -> tuple[Int[Tensor, " queries"], Float[Tensor, " queries"]]:
     r"""For each filter the other filter most similar to it, where :math:`S = F F^\top`.
 
-    The matrix is made and searched in blocks of rows, so that memory grows with filters times block, not with filters squared.
-    Of equally similar filters the one with the lowest number is named. The two filters of a mutual pair get the same
-    similarity to the last bit, because the walk over the filters turns on such ties.
+    Rows of :math:`S` are made and searched in blocks, so that memory grows with the filters and not with their square.
+
+    Conventions:
+        - Of equally similar filters the one with the lowest number is named.
+        - Mutual neighbours get the same similarity to the last bit, because the greedy walk turns on such ties. A
+          matrix product does not promise that; so each filter's is computed once more, from the two rows alone.
 
     Args:
-        factor: One row per filter: unit vectors, or :func:`nystrom_factor`.
-        queries: Numbers of the filters whose neighbour is wanted; all where ``None``.
-        decimals: Round the distances :math:`1 - S` before anything is compared; the scripts of ICASSP 2023 round to 5.
+        factor: One row per filter: unit vectors, or a :func:`nystrom_factor`.
+        queries: Numbers of the filters whose neighbours are wanted; all where ``None``.
+        decimals: Round the distances :math:`1 - S` before they are compared; the scripts of ICASSP 2023 round to 5.
 
     Returns:
         Number of the nearest other filter, and the similarity to it; -1 and 0 where there is no other filter.
     """
-    filters = len(factor)
-    if queries is None:
-        queries = torch.arange(filters, device=factor.device)
-    if filters == 1:
-        return torch.full_like(queries, -1), torch.zeros(len(queries), dtype=factor.dtype, device=factor.device)
     eps = torch.finfo(factor.dtype).eps
-    parts = []
-    for block in queries.split(max(1, BLOCK // filters)):
-        similarity = factor[block] @ factor.T
-        if decimals is not None:
-            similarity = 1 - torch.round(1 - similarity, decimals=decimals)
+    if queries is None:
+        queries = torch.arange(len(factor), device=factor.device)
+    if len(factor) == 1:
+        return torch.full_like(queries, -1), factor.new_zeros(len(queries))
+    blocks = []
+    for block in queries.split(max(1, BLOCK // len(factor))):
+        similarity = _rounded(factor[block] @ factor.T, decimals)
         similarity[torch.arange(len(block), device=factor.device), block] = -torch.inf
         best, nearest = similarity.max(dim=1)  # the first of equals
-        # Copies are as similar to each other as can be, but a matrix product may round that differently from column to column.
+        # Copies are equally similar to each other, but a matrix product may round that differently by column.
         copies = (best >= 1 - 16 * eps).nonzero().squeeze(1)
         if len(copies):
-            as_near = similarity[copies] >= best[copies, None] - 4 * eps
-            nearest[copies] = as_near.view(torch.uint8).argmax(dim=1)
-        parts.append(nearest)
-    partner = torch.cat(parts)
-    paired = (factor[queries] * factor[partner]).sum(dim=1)
-    if decimals is not None:
-        paired = 1 - torch.round(1 - paired, decimals=decimals)
-    return partner, paired
+            as_similar = similarity[copies] >= best[copies, None] - 4 * eps
+            nearest[copies] = as_similar.to(torch.uint8).argmax(dim=1)
+        blocks.append(nearest)
+    partner = torch.cat(blocks)
+    return partner, _rounded((factor[queries] * factor[partner]).sum(dim=1), decimals)
 
 
-def _column_indices(
-    columns: Union[int, Sequence[int], Int[Tensor, " columns"]], filters: int, device: torch.device
+def _rounded(similarity: Tensor, decimals: int | None) -> Tensor:
+    return similarity if decimals is None else 1 - torch.round(1 - similarity, decimals=decimals)
+
+
+def _column_idxs(
+    columns: int | Sequence[int] | Int[Tensor, " columns"], filters: int, device: torch.device
 ) -> Int[Tensor, " columns"]:
-    idxs = torch.arange(columns) if isinstance(columns, int) and columns >= 0 else torch.as_tensor(columns)
-    if idxs.ndim != 1 or len(idxs) == 0 or bool(((idxs < 0) | (idxs >= filters)).any()):
+    idxs = torch.arange(max(columns, 0)) if isinstance(columns, int) else torch.as_tensor(columns)
+    fit = idxs.ndim == 1 and len(idxs) > 0 and not idxs.is_floating_point()
+    if not fit or bool(((idxs < 0) | (idxs >= filters)).any()):
         raise ValueError(
-            f"`nystrom_similarity(columns={columns!r})`: expected a number from 1 to {filters}, the first so many columns, or numbers "
-            f"of columns in [0, {filters})."
+            f"`columns={columns!r}`: expected a number from 1 to {filters}, for that many of the first columns, or "
+            f"numbers of columns from 0 to {filters - 1}."
         )
     return idxs.to(device)
 
 
+def _column_order(unit: Float[Tensor, "filters dim"], choose: str, seed: int) -> Int[Tensor, " filters"]:
+    filters = len(unit)
+    if choose == "first":
+        return torch.arange(filters, device=unit.device)
+    if choose not in ("random", "leverage"):
+        raise ValueError(f'`nystrom_columns(choose={choose!r})`: expected "first", "random" or "leverage".')
+    shares = torch.ones(filters, dtype=torch.float64)
+    if choose == "leverage":
+        shares = _leverage(unit).double().cpu().clamp_min_(1e-12)
+    draws = torch.rand(filters, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    # Sorting u ** (1 / share) draws without replacement in proportion to the shares (Efraimidis and Spirakis, 2006).
+    return (draws.log() / shares).argsort(descending=True, stable=True).to(unit.device)
+
+
+def _fewest_columns(unit: Float[Tensor, "filters dim"], tolerance: float) -> int:
+    """How many of the first rows hold all but a part ``tolerance`` of the rows' squared lengths."""
+    total = float(unit.square().sum())
+    fewest, enough = 1, len(unit)
+    while fewest < enough:  # what is left only falls as rows are added, so the number is found by halving
+        middle = (fewest + enough) // 2
+        held = float((unit @ _row_basis(unit[:middle]).mT).square().sum())
+        if total - held <= tolerance * total:
+            enough = middle
+        else:
+            fewest = middle + 1
+    return enough
+
+
 def _leverage(rows: Float[Tensor, "filters dim"]) -> Float[Tensor, " filters"]:
-    r"""Leverage scores :math:`v_i^\top (N^\top N)^{+} v_i`, from 0 to 1, which add up to the rank."""
+    r"""Leverage scores :math:`v_i^\top (N^\top N)^{+} v_i`: from 0 to 1, adding up to the rank."""
     left, values, _ = torch.linalg.svd(rows, full_matrices=False)
-    return left[:, values > max(rows.shape) * torch.finfo(rows.dtype).eps * values[0]].square().sum(dim=1)
+    independent = values > max(rows.shape) * torch.finfo(rows.dtype).eps * values[0]
+    scores: Tensor = left[:, independent].square().sum(dim=1)
+    return scores
 
 
 def _row_basis(rows: Float[Tensor, "columns dim"]) -> Float[Tensor, "rank dim"]:
-    """Orthonormal rows that span ``rows``; singular values below the published pseudo-inverse's cut-off are no direction."""
+    """Orthonormal rows that span ``rows``, leaving out what the published pseudo-inverse does."""
     _, values, basis = torch.linalg.svd(rows, full_matrices=False)
-    # NumPy's `pinv` drops eigenvalues of W below 1e-15 of the largest; they are squares of these singular values.
+    # NumPy's `pinv` cuts W's eigenvalues off at 1e-15 of the largest; they are the squares of these singular values.
     cutoff = max(1e-15**0.5, max(rows.shape) * torch.finfo(rows.dtype).eps)
-    return basis[values > cutoff * values[0]]
+    kept: Tensor = basis[values > cutoff * values[0]]
+    return kept

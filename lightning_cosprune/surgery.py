@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from tqdm.auto import tqdm
 
 from lightning_cosprune.complexity import call, evaluating, measure_complexity
 from lightning_cosprune.optim import Replacement, check_optimizers, rebind_optimizers, slices
@@ -123,7 +124,7 @@ def apply_plan(
 
     graph = _trace(model, example_inputs)
     names = {module: name for name, module in modules.items()}
-    for name, idxs in plan.pruned.items():
+    for name, idxs in tqdm(plan.pruned.items(), desc="Removing filters", unit="layer", delay=2, leave=False):
         if name in pruned or name in skipped or not idxs:
             continue
         coupled = sorted(names[layer] for layer in _coupled_layers(graph, modules[name], names)[0])

@@ -1,0 +1,1 @@
+"""Studies that anyone can run again; README.md beside this file lists them."""

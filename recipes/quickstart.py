@@ -1,32 +1,36 @@
-# Question: how much smaller does the published rule make a scene classifier, and what does it cost in accuracy beside
-# its rivals? Command:  make quickstart            (synthetic scenes)      make quickstart DATA=path    (any folder in
-# DCASE layout)
-"""Train a dense network, prune it, fine-tune it on a part of the data, and compare it with its rivals on the test
-clips.
+# Question: how much smaller does the published rule make a scene network, and what does that cost beside its rivals?
+# Command:  make quickstart             on synthetic scenes, made on the spot
+#           make quickstart DATA=path   on any folder in DCASE layout
+# Measured: README.md beside this file.
+"""Train a dense network, prune it, fine-tune it on a part of the data, and compare it with its rivals.
 
-Every accuracy is that of the last epoch, the number of epochs being fixed beforehand; nothing is chosen on the test
-clips. Each seed trains one dense network. Cosine similarity, L1 norm and chance each remove the same number of filters
-from a copy of it, and each copy is fine-tuned alike. The last rival has the size of the pruned network, starts from
-random weights and sees all training data for as many epochs as the pruned network did before and after the cut
-together.
+Accuracies are those of the last epoch on the test clips; the number of epochs is fixed beforehand and nothing is chosen
+on the test clips.
+
+Each seed trains one dense network. Cosine similarity, L1 norm and chance each remove the same number of filters from a
+copy of it, and the copies are fine-tuned alike. The last rival has the size of the network that cosine similarity
+leaves, starts from random weights, and sees all training clips for as many epochs as the pruned network did before and
+after the cut.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import json
 import logging
 import platform
 import re
+import statistics
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 
 from lightning_cosprune import Complexity, CosineFilterPruning, PruningPlan, apply_plan, measure_complexity
@@ -36,69 +40,75 @@ from lightning_cosprune.report import format_table, plot_filters, write_html
 
 CRITERIA = {"cosine": "cosine similarity", "l1": "L1 norm", "random": "random"}
 NETWORKS = {"dcase2021": DCASE2021Baseline, "dcase2022": DCASE2022Baseline}
-
-
-class Measurement(NamedTuple):
-    """One network of one seed on the test clips."""
-
-    accuracy: float
-    log_loss: float
-    complexity: Complexity
-    seconds: float
+TUNED = "{}, fine-tuned"
+UNTUNED = "{}, not fine-tuned"
+SCRATCH = "same size, from scratch"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     quieten()
-    torch.set_num_threads(options.threads)
     start = time.perf_counter()
-    scenes, setting = open_scenes(options)
+    scenes = open_scenes(options, fraction=1.0, seed=0)
+    setting = describe(options, scenes)
+    print(setting, flush=True)
 
-    results: dict[str, list[Measurement]] = {}
-    by_device: dict[str, list[dict[str, float]]] = {}
+    results: list[Result] = []
     figures: list[Any] = []
-    first_report = ""
-    for number, seed in enumerate(range(options.seeds), start=1):
-        print(f"\nSeed {number} of {options.seeds}", flush=True)
+    cut = ""
+    for seed in range(options.seeds):
+        print(f"\nSeed {seed + 1} of {options.seeds}", flush=True)
         study = Study(scenes, options, seed)
         dense = study.train_dense()
-        plans = {}
-        for criterion in CRITERIA:
-            plans[criterion] = study.prune_and_fine_tune(dense, criterion)
-        study.train_from_scratch(plans["cosine"])
-        for row, measurement in study.measurements.items():
-            results.setdefault(row, []).append(measurement)
-        for row, accuracies in study.by_device.items():
-            by_device.setdefault(row, []).append(accuracies)
+        prunings = {criterion: study.prune_and_fine_tune(dense, criterion) for criterion in CRITERIA}
+        plan = prunings["cosine"].plans[0]
+        study.train_from_scratch(plan)
+        results += study.results
         if not figures:
-            figures = [plot_filters(dense, plans["cosine"], layer) for layer in plans["cosine"].pruned]
-            first_report = study.report
+            figures = [plot_filters(dense, plan, layer) for layer in plan.pruned]
+            cut = str(prunings["cosine"].reports[0])
 
-    table = accuracy_table(results)
-    differences = paired_differences(results)
-    devices = device_table(by_device, scenes.devices)
     took = f"Took {time.perf_counter() - start:.0f} s on {machine()}."
-    print(f"\n{setting}\n\n{format_table(table[0], table[1:])}")
-    print(
-        f"\nDifference to cosine similarity, fine-tuned, seed by seed:\n{format_table(differences[0], differences[1:])}"
-    )
-    print(f"\nAccuracy by recording device:\n{format_table(devices[0], devices[1:])}")
-    print(f"\nThe first seed's cut by cosine similarity\n{first_report}\n\n{took}")
+    main_table, differences, devices = summary(results), paired_differences(results), accuracy_by_device(results)
+    print(f"\n{setting}\n\n{format_table(main_table[0], main_table[1:])}")
+    print(f"\nAccuracy beside {TUNED.format('cosine similarity')}, seed by seed, in points")
+    print(format_table(differences[0], differences[1:]))
+    print(f"\nAccuracy by recording device, %\n{format_table(devices[0], devices[1:])}")
+    print(f"\nThe first seed's cut by cosine similarity. {cut}\n\n{took}")
+
+    explanation = [("", " ".join(paragraph.split())) for paragraph in str(__doc__).split("\n\n")[1:]]
     page = options.out / "report.html"
-    sections = [
-        ("What was run", f"{setting}\n{took}"),
-        ("Results", table),
-        ("", __doc__.split("\n\n", 1)[1]),
-        ("Difference to cosine similarity, fine-tuned, seed by seed", differences),
-        ("Accuracy by recording device", devices),
-        (
-            "Filters of the first seed's dense network",
-            "Cosine similarity decides which filters are near copies of another.",
-        ),
-        *(("", figure) for figure in figures),
-    ]
-    write_html(page, f"Filter pruning: {scenes_name(options)}", sections)
-    print(f"Report: {page}")
+    write_html(
+        page,
+        f"Filter pruning on {scenes_name(options)}",
+        [
+            ("What was run", f"{setting} {took}"),
+            ("Results", main_table),
+            *explanation,
+            (f"Accuracy beside {TUNED.format('cosine similarity')}, seed by seed, in points", differences),
+            ("Accuracy by recording device, %", devices),
+            (
+                "Filters of the first seed's dense network",
+                "Left, how similar every two filters are; right, what they look for.",
+            ),
+            *(("", figure) for figure in figures),
+        ],
+    )
+    (options.out / "results.json").write_text(json.dumps([asdict(result) for result in results], indent=1))
+    print(f"Report: {page}\nNumbers: {options.out / 'results.json'}")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One network of one seed on the test clips."""
+
+    seed: int
+    network: str
+    accuracy: float
+    log_loss: float
+    by_device: dict[str, float]
+    complexity: Complexity
+    training_seconds: float | None
 
 
 class Study:
@@ -108,41 +118,30 @@ class Study:
         self.scenes = scenes
         self.options = options
         self.seed = seed
-        self.measurements: dict[str, Measurement] = {}
-        self.by_device: dict[str, dict[str, float]] = {}
-        self.report = ""
-        self.example = torch.zeros(1, *scenes.feature_shape)
+        self.results: list[Result] = []
+        self.example_inputs = torch.zeros(1, *scenes.feature_shape)
 
     def train_dense(self) -> SceneClassifier:
         classifier = self.new_classifier(self.seed)
-        seconds = self.fit("dense", classifier, self.options.epochs, fraction=1.0)
-        self.measure("dense", classifier, seconds)
+        self.test("dense", classifier, self.fit("dense", classifier, self.options.epochs, fraction=1.0))
         return classifier
 
-    def prune_and_fine_tune(self, dense: SceneClassifier, criterion: str) -> PruningPlan:
-        classifier = copy.deepcopy(dense)
+    def prune_and_fine_tune(self, dense: SceneClassifier, criterion: str) -> CosineFilterPruning:
         pruning = CosineFilterPruning(self.options.pruning_ratio, criterion=criterion, seed=self.seed)
-        label = CRITERIA[criterion]
-        seconds = self.fit(
-            f"{label}, fine-tuning", classifier, self.options.finetune_epochs, self.options.fraction, [pruning]
-        )
-        plan = pruning.plans[0]
+        tuned, label = copy.deepcopy(dense), CRITERIA[criterion]
+        seconds = self.fit(label, tuned, self.options.finetune_epochs, self.options.fraction, [pruning])
         untuned = copy.deepcopy(dense)
-        apply_plan(untuned, plan, self.example)
-        self.measure(f"{label}, pruned", untuned, 0.0)
-        self.measure(f"{label}, fine-tuned", classifier, seconds)
-        if criterion == "cosine":
-            self.report = str(pruning.reports[0])
-        return plan
+        apply_plan(untuned, pruning.plans[0], self.example_inputs)
+        self.test(UNTUNED.format(label), untuned, None)
+        self.test(TUNED.format(label), tuned, seconds)
+        return pruning
 
     def train_from_scratch(self, plan: PruningPlan) -> None:
         classifier = self.new_classifier(self.seed + 1000)
-        # Which filters go does not matter in a network that knows nothing yet; how many go does.
-        apply_plan(classifier, PruningPlan(plan.pruned, plan.filters), self.example)
-        seconds = self.fit(
-            "same size, from scratch", classifier, self.options.epochs + self.options.finetune_epochs, 1.0
-        )
-        self.measure("same size, from scratch", classifier, seconds)
+        # Which filters go does not matter in a network that has learned nothing yet; how many go does.
+        apply_plan(classifier, plan, self.example_inputs)
+        seconds = self.fit(SCRATCH, classifier, self.options.epochs + self.options.finetune_epochs, fraction=1.0)
+        self.test(SCRATCH, classifier, seconds)
 
     def new_classifier(self, seed: int) -> SceneClassifier:
         pl.seed_everything(seed, verbose=False)
@@ -156,39 +155,33 @@ class Study:
         classifier: SceneClassifier,
         epochs: int,
         fraction: float,
-        callbacks: Sequence[pl.Callback] = (),
+        callbacks: Iterable[pl.Callback] = (),
     ) -> float:
-        """Train and return how long it took, in seconds."""
         pl.seed_everything(self.seed, verbose=False)
-        scenes = open_scenes(self.options, fraction=fraction, seed=self.seed)[0]
-        trainer = pl.Trainer(
-            accelerator="cpu",
-            max_epochs=epochs,
-            callbacks=[NamedProgress(name), *callbacks],
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-        )
+        trainer = new_trainer(max_epochs=epochs, callbacks=[NamedProgress(name), *callbacks])
         start = time.perf_counter()
-        trainer.fit(classifier, datamodule=scenes)
+        trainer.fit(classifier, datamodule=open_scenes(self.options, fraction, self.seed))
         return time.perf_counter() - start
 
-    def measure(self, row: str, classifier: SceneClassifier, seconds: float) -> None:
-        trainer = pl.Trainer(
-            accelerator="cpu",
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=False,
-        )
+    def test(self, network: str, classifier: SceneClassifier, training_seconds: float | None) -> None:
+        trainer = new_trainer(enable_progress_bar=False)
         (metrics,) = trainer.test(classifier, datamodule=self.scenes, verbose=False)
-        complexity = measure_complexity(classifier, self.example)
-        self.measurements[row] = Measurement(metrics["test/accuracy"], metrics["test/log_loss"], complexity, seconds)
         prefix = "test/accuracy_device_"
-        self.by_device[row] = {
-            name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)
-        }
+        by_device = {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
+        complexity = measure_complexity(classifier, self.example_inputs)
+        measured = metrics["test/accuracy"], metrics["test/log_loss"], by_device, complexity, training_seconds
+        self.results.append(Result(self.seed, network, *measured))
+
+
+def new_trainer(**options: Any) -> pl.Trainer:
+    return pl.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        **options,
+    )
 
 
 class NamedProgress(pl.callbacks.TQDMProgressBar):
@@ -201,146 +194,154 @@ class NamedProgress(pl.callbacks.TQDMProgressBar):
     def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         super().on_train_epoch_start(trainer)
         self.train_progress_bar.set_description(
-            f"{self.name:<32} epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+            f"{self.name:<23} epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
         )
 
 
-def open_scenes(options: argparse.Namespace, fraction: float = 1.0, seed: int = 0) -> tuple[DCASEScenes, str]:
-    """The scenes and a line that says what they are."""
+def open_scenes(options: argparse.Namespace, fraction: float, seed: int) -> DCASEScenes:
     root, features = options.data, LogMel()
     if root is None:
+        # One second has 50 frames of hop length and, with the centred one at its end, the 51 of the DCASE 2022
+        # baseline.
         root, features = options.out / "synthetic-scenes", LogMel(num_frames=51)
-        SyntheticScenes(root, cache_dir=options.out / "features").prepare_data()
+        SyntheticScenes(root, features=features, cache_dir=options.out / "features").prepare_data()
     scenes = DCASEScenes(
         root,
         fold=options.fold,
         features=features,
+        validation_fraction=0,
         train_fraction=fraction,
-        validation_fraction=options.validation,
         cache_dir=options.out / "features",
         seed=seed,
     )
     scenes.prepare_data()
     scenes.setup()
+    return scenes
+
+
+def describe(options: argparse.Namespace, scenes: DCASEScenes) -> str:
     tables = scenes.tables()
-    shape = "x".join(map(str, scenes.feature_shape[1:]))
-    return scenes, (
-        f"{scenes_name(options)}, fold {options.fold}: {len(tables['train'])} training, {len(tables['validation'])} "
-        "validation and "
-        f"{len(tables['test'])} test clips of {shape} log-mel features, {len(scenes.scene_labels)} classes. "
-        f"Network {options.network}, {options.epochs} epochs; fine-tuning {options.finetune_epochs} epochs on "
-        f"{options.fraction:.0%} of the training clips; mean and standard deviation over {options.seeds} seeds."
+    bands, frames = scenes.feature_shape[1:]
+    return (
+        f"{scenes_name(options)}, fold {options.fold}: {len(tables['train'])} training and {len(tables['test'])} test "
+        f"clips as {bands}x{frames} log-mel features, {len(scenes.scene_labels)} classes. Network {options.network}: "
+        f"{options.epochs} epochs, then {options.finetune_epochs} epochs of fine-tuning on {options.fraction:.0%} of "
+        f"the training clips. Mean +- standard deviation over {options.seeds} seed{'s' if options.seeds > 1 else ''}."
     )
 
 
 def scenes_name(options: argparse.Namespace) -> str:
-    return "SYNTHETIC scenes" if options.data is None else options.data.name
+    return "SYNTHETIC scenes" if options.data is None else options.data.resolve().name
 
 
-def accuracy_table(results: dict[str, list[Measurement]]) -> list[list[str]]:
+def summary(results: list[Result]) -> list[list[str]]:
     rows = [["", "accuracy %", "log loss", "parameters", "MACs (M)", "kB", "training s"]]
-    for name, measured in results.items():
-        costs = [one.complexity for one in measured]
+    for network in networks_of(results):
+        mine = [result for result in results if result.network == network]
+        seconds = [result.training_seconds for result in mine if result.training_seconds is not None]
         rows.append(
             [
-                name,
-                spread([100 * one.accuracy for one in measured], 1),
-                spread([one.log_loss for one in measured], 3),
-                spread([cost.params for cost in costs], 0),
-                spread([cost.macs / 1e6 for cost in costs], 2),
-                spread([cost.bytes / 1e3 for cost in costs], 1),
-                spread([one.seconds for one in measured], 0) if any(one.seconds for one in measured) else "",
+                network,
+                spread((100 * result.accuracy for result in mine), 1),
+                spread((result.log_loss for result in mine), 3),
+                spread((result.complexity.params for result in mine), 0),
+                spread((result.complexity.macs / 1e6 for result in mine), 2),
+                spread((result.complexity.bytes / 1e3 for result in mine), 1),
+                spread(seconds, 0) if seconds else "",
             ]
         )
     return rows
 
 
-def paired_differences(results: dict[str, list[Measurement]]) -> list[list[str]]:
-    base = [one.accuracy for one in results[f"{CRITERIA['cosine']}, fine-tuned"]]
-    rivals = [name for name in results if name.endswith(("dense", "fine-tuned", "scratch")) and "cosine" not in name]
-    rows = [["", "accuracy, points", *(f"seed {seed}" for seed in range(len(base)))]]
-    for name in rivals:
-        points = [100 * (one.accuracy - other) for one, other in zip(results[name], base, strict=True)]
-        rows.append([name, spread(points, 1, sign="+"), *(f"{value:+.1f}" for value in points)])
+def paired_differences(results: list[Result]) -> list[list[str]]:
+    """How much better or worse than the pruned and fine-tuned network each rival of the same seed is."""
+    reference = {
+        result.seed: result.accuracy for result in results if result.network == TUNED.format(CRITERIA["cosine"])
+    }
+    rows = [["", "mean", *(f"seed {seed}" for seed in reference)]]
+    rivals = ["dense", *(TUNED.format(label) for name, label in CRITERIA.items() if name != "cosine"), SCRATCH]
+    for rival in rivals:
+        points = [100 * (result.accuracy - reference[result.seed]) for result in results if result.network == rival]
+        rows.append([rival, spread(points, 1, sign="+"), *(f"{value:+.1f}" for value in points)])
     return rows
 
 
-def device_table(by_device: dict[str, list[dict[str, float]]], devices: Sequence[str]) -> list[list[str]]:
-    present = [
-        device for device in devices if all(device in accuracies for runs in by_device.values() for accuracies in runs)
-    ]
-    rows = [["accuracy %", *present]]
-    for name, runs in by_device.items():
-        rows.append([name, *(f"{100 * float(np.mean([run[device] for run in runs])):.1f}" for device in present)])
+def accuracy_by_device(results: list[Result]) -> list[list[str]]:
+    devices = list(results[0].by_device)
+    rows = [["", *devices]]
+    for network in networks_of(results):
+        mine = [result.by_device for result in results if result.network == network]
+        rows.append([network, *(f"{100 * statistics.mean(run[device] for run in mine):.1f}" for device in devices)])
     return rows
 
 
-def spread(values: Sequence[float], digits: int, sign: str = "") -> str:
+def networks_of(results: list[Result]) -> list[str]:
+    return list(dict.fromkeys(result.network for result in results))
+
+
+def spread(values: Iterable[float], digits: int, sign: str = "") -> str:
     """Mean and, where the values differ, the standard deviation between seeds."""
-    mean = f"{np.mean(values):{sign},.{digits}f}"
-    return mean if len(set(values)) == 1 else f"{mean} +- {np.std(values, ddof=1):,.{digits}f}"
+    values = list(values)
+    mean = f"{statistics.mean(values):{sign},.{digits}f}"
+    return mean if len(set(values)) == 1 else f"{mean} +- {statistics.stdev(values):,.{digits}f}"
 
 
 def machine() -> str:
-    return f"{torch.get_num_threads()} threads of {platform.machine()}, torch {torch.__version__}, Python {platform.python_version()}"
+    versions = f"torch {torch.__version__}, Python {platform.python_version()}"
+    return f"{torch.get_num_threads()} threads of {platform.machine()}, {versions}"
 
 
 def quieten() -> None:
-    """Hide what Lightning says of every one of the trainers; the progress bars and the table stay."""
+    """Hide what Lightning says of each of the trainers; the progress bars stay."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated.*")
 
 
 def last_fold(root: Path) -> int:
     """The highest fold in the folder: the TAU sets have one, ESC-10 has five."""
-    folds = [
-        re.fullmatch(r"fold(\d+)_train\.(csv|txt)", path.name) for path in (root / "evaluation_setup").glob("fold*")
-    ]
+    folds = (re.fullmatch(r"fold(\d+)_train\.csv", path.name) for path in (root / "evaluation_setup").glob("fold*"))
     return max((int(fold[1]) for fold in folds if fold), default=1)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="quickstart", description=str(__doc__).split("\n\n")[0])
+    add = parser.add_argument
+    add("--data", type=Path, help="folder in DCASE layout (default: synthetic scenes, written to OUT)")
+    add("--fold", type=positive, help="fold of the evaluation setup (default: the highest there is)")
+    add("--network", choices=NETWORKS, default="dcase2021", help="default: dcase2021")
+    add("--epochs", type=positive, help="of the dense network (default: 10 on synthetic scenes, else 30)")
+    add("--finetune-epochs", type=positive, help="after the cut (default: 4 on synthetic scenes, else 15)")
+    add("--fraction", type=float, default=0.75, help="of the training clips to fine-tune on (default: 0.75)")
+    add(
+        "--pruning-ratio",
+        type=ratio,
+        default="redundant",
+        help='of each layer, or "redundant" for the published rule (default)',
+    )
+    add("--seeds", type=positive, default=3, help="how often all is repeated (default: 3)")
+    add("--out", type=Path, default=Path("runs/quickstart"), help="where everything goes (default: runs/quickstart)")
+    options = parser.parse_args(arguments)
+    synthetic = options.data is None
+    options.fold = options.fold or (1 if synthetic else last_fold(options.data))
+    options.epochs = options.epochs or (10 if synthetic else 30)
+    options.finetune_epochs = options.finetune_epochs or (4 if synthetic else 15)
+    return options
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text}")
+    return number
 
 
 def ratio(text: str) -> float | str:
     return text if text == "redundant" else float(text)
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="quickstart", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, help="folder in DCASE layout (default: synthetic scenes, written to OUT)")
-    parser.add_argument("--fold", type=int, help="fold of the evaluation setup (default: the highest there is)")
-    parser.add_argument("--network", choices=NETWORKS, help="default: dcase2022 for synthetic scenes, else dcase2021")
-    parser.add_argument("--epochs", type=int, help="of the dense network (default: 12 on synthetic scenes, else 30)")
-    parser.add_argument("--finetune-epochs", type=int, help="after the cut (default: half of EPOCHS)")
-    parser.add_argument(
-        "--fraction", type=float, default=0.75, help="of the training clips to fine-tune on (default: 0.75)"
-    )
-    parser.add_argument(
-        "--pruning-ratio",
-        type=ratio,
-        default="redundant",
-        help='of each layer, or "redundant" for the published rule (default)',
-    )
-    parser.add_argument(
-        "--validation", type=float, default=0.0, help="of the training locations to hold out (default: 0)"
-    )
-    parser.add_argument("--seeds", type=int, default=3, help="how often all is repeated (default: 3)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the processor (default: all)")
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/quickstart"), help="where results go (default: runs/quickstart)"
-    )
-    options = parser.parse_args(arguments)
-    synthetic = options.data is None
-    options.fold = options.fold or (1 if synthetic else last_fold(options.data))
-    options.network = options.network or ("dcase2022" if synthetic else "dcase2021")
-    options.epochs = options.epochs or (12 if synthetic else 30)
-    options.finetune_epochs = options.finetune_epochs or max(1, options.epochs // 2)
-    return options
-
-
 if __name__ == "__main__":
     try:
         main()
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -1,7 +1,7 @@
-"""The papers read literally: NumPy, float64, one loop for every sum that they write. Slow, and meant to be obviously right.
+"""The papers read literally: NumPy, float64, a loop for every sum they write. Slow, and meant to be obviously right.
 
-Nothing here is imported from the package. Each function says which formula it spells out; `docs/method.md` matches the same formulas
-to the package. The edge rules that the papers leave open are spelled out as the package states them.
+Nothing here is imported from the package. Each function says which formula it spells out; `docs/method.md` matches the
+same formulas to the package. The edge rules that the papers leave open are spelled out as the package states them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def dead(weight: Array) -> list[bool]:
 
 def vectors(weight: Array, kind: str = "prototype") -> Array:
     rows = []
-    for filter_weight, is_dead in zip(weight, dead(weight)):
+    for filter_weight, is_dead in zip(weight, dead(weight), strict=True):
         if kind == "flat":
             row = filter_weight.ravel() * (not is_dead)
         elif is_dead:
@@ -83,7 +83,7 @@ def nystrom_distances(rows: Array, columns: int | Sequence[int]) -> Array:
 
 
 def greedy(distance: Array, decimals: int | None = None, order_of_ties: str = "stable") -> list[int]:
-    """The walk of the published scripts with the diagonal masked: the filters that are kept, in the order of the walk."""
+    """The walk of the published scripts, the diagonal masked: the filters that are kept, in the order of the walk."""
     if decimals is not None:
         distance = np.round(distance, decimals)
     masked = distance.copy()
@@ -155,7 +155,7 @@ def geometric_mean(weight: Array) -> list[float]:
 
 
 def operator_norm(weight: Array) -> list[float]:
-    """(sum over channels of <A_f, v>)^2, with v the leading right singular vector of the centred slices, signed by u[0, 0]."""
+    """(sum over channels of <A_f, v>)^2; v: leading right singular vector of the centred slices, signed by u[0, 0]."""
     shares = [0.0] * len(weight)
     for channel in range(weight.shape[1]):
         slices = weight[:, channel].reshape(len(weight), -1)

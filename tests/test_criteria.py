@@ -4,7 +4,7 @@ import reference
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from weights import CASES, checkpoint_layers, normal
+from weights import CASES, checkpoint_layers, laws, normal
 
 from lightning_cosprune import criteria
 from lightning_cosprune.criteria import SCORES
@@ -45,6 +45,7 @@ def test_coupled_layers_are_one_layer_of_concatenated_filters(name):
 
 
 @pytest.mark.parametrize("name", sorted(set(DETERMINISTIC) - {"operator_norm"}))
+@laws
 @given(seed=st.integers(0, 10**6))
 def test_permuted_filters_have_permuted_scores(name, seed):
     weight = normal(8, 3, 2, 2, seed=seed)
@@ -52,6 +53,7 @@ def test_permuted_filters_have_permuted_scores(name, seed):
     torch.testing.assert_close(SCORES[name](weight[order]), SCORES[name](weight)[order])
 
 
+@laws
 @given(seed=st.integers(0, 10**6))
 def test_operator_norm_follows_permutations_that_leave_filter_0(seed):
     weight = normal(8, 3, 2, 2, seed=seed)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
-from weights import checkpoint_layers, normal
+from weights import checkpoint_layers, laws, normal
 
 from lightning_cosprune import similarity
 from lightning_cosprune.filters import filter_vectors
@@ -188,6 +188,7 @@ def test_rounded_distances_tie_and_the_first_wins():
     assert (1 - found).tolist() == pytest.approx([0, 0, 0])
 
 
+@laws
 @given(seed=st.integers(0, 10**6), filters=st.integers(2, 40), dim=st.integers(2, 12))
 def test_permuted_filters_have_permuted_neighbours(seed, filters, dim):
     rows = unit_rows(normal(filters, dim, seed=seed))

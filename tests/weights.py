@@ -8,9 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from torch import Tensor
 
 CHECKPOINT = Path(__file__).parents[2] / "shared" / "weights" / "sbcnn_tau2019.pt"
+
+
+# What a law is tried on: enough cases to find what breaks it, and no deadline, for test machines are shared.
+laws = settings(deadline=None, max_examples=25)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

@@ -20,7 +20,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm  # type: ignore[import-untyped]
+from tqdm.auto import tqdm
 
 from lightning_cosprune.data.audio import AudioHeader, read_clip, read_header
 from lightning_cosprune.data.dataset import SceneBatch, SceneDataset, already_collated

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import soundfile
 from filelock import FileLock
-from tqdm.auto import tqdm  # type: ignore[import-untyped]
+from tqdm.auto import tqdm
 
 from lightning_cosprune.data.features import LogMel
 from lightning_cosprune.data.scenes import DCASEScenes, _Fold

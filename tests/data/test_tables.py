@@ -1,0 +1,261 @@
+"""Tables from csv files alone, at the true size too, and every fault that the files can have."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from lightning_cosprune.data import DCASEScenes
+
+# `Folder` is the one of conftest.py.
+Folder = Any
+Row = tuple[str, str, str, str]
+
+
+def rewrite(folder: Folder, train: list[Row]) -> None:
+    """Gives the folder other training clips (filename, scene, identifier, device); the test clips stay."""
+    tested = {name for name, _ in folder.test}
+    folder.meta = [*map(list, train), *(row for row in folder.meta if row[0] in tested)]
+    folder.train = [list(row[:2]) for row in train]
+    folder.write_csv()
+
+
+def rows(places: range, devices: str = "a", pieces: range | None = None) -> list[Row]:
+    """Training clips of all scenes, at places of the scene's own."""
+    clips = product(
+        ("bus", "park", "tram"), places, devices, [""] if pieces is None else [f"-{piece}" for piece in pieces]
+    )
+    return [
+        (f"audio/{scene}-paris-{scene}{place}-{place}{piece}-{device}.wav", scene, f"paris-{scene}{place}", device)
+        for scene, place, device, piece in clips
+    ]
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_tables_need_no_audio(make_folder: Callable[..., Folder], newline: str) -> None:
+    folder = make_folder(newline=newline)
+    shutil.rmtree(folder.root / "audio")
+
+    scenes = folder.scenes(validation_fraction=0)
+    tables = scenes.tables()
+
+    assert list(tables) == ["train", "validation", "test"]
+    for table in tables.values():
+        assert list(table) == ["filename", "scene_label", "identifier", "city", "device", "parent"]
+        assert table.index.tolist() == list(range(len(table)))
+    assert tables["train"]["filename"].tolist() == [name for name, _ in folder.train]
+    assert tables["test"]["filename"].tolist() == [name for name, _ in folder.test]
+    assert len(tables["validation"]) == 0
+    assert set(tables["train"]["city"]) == {"lyon"}
+    assert scenes.scene_labels == ["bus", "park", "tram"]
+    assert scenes.devices == ["a", "b", "s"]
+
+
+def test_the_caller_may_change_a_table(folder: Folder) -> None:
+    scenes = folder.scenes()
+    table = scenes.tables()["train"]
+    table["scene_label"] = "?"
+    table.loc[0, "filename"] = "?"
+    unchanged = scenes.tables()["train"]
+    assert set(unchanged["scene_label"]) == {"bus", "park", "tram"}
+    assert "?" not in set(unchanged["filename"])
+
+
+def test_the_test_is_the_evaluate_file_and_not_the_rest_of_meta(folder: Folder) -> None:
+    folder.meta.insert(0, ["audio/bus-oslo-77-1-a.wav", "bus", "oslo-77", "a"])
+    folder.write_csv()
+    names = pd.concat(folder.scenes().tables().values())["filename"]
+    assert sorted(names) == sorted(name for name, _ in folder.train + folder.test)
+
+
+def test_parents_are_the_ten_second_recordings(folder: Folder) -> None:
+    train = [
+        ("audio/bus-lisbon-1000-40000-0-a.wav", "bus", "lisbon-1000", "a"),
+        ("audio/bus-lisbon-1000-40000-9-a.wav", "bus", "lisbon-1000", "a"),
+        ("audio/bus-lisbon-1000-40000-0-s1.wav", "bus", "lisbon-1000", "s1"),
+        ("audio/park-lisbon-1001-40001-b.wav", "park", "lisbon-1001", "b"),
+        ("audio/tram-100032-A.ogg", "tram", "100032", "freesound"),
+    ]
+    rewrite(folder, train)
+    table = folder.scenes(validation_fraction=0).tables()["train"]
+    assert table["parent"].tolist() == [
+        "audio/bus-lisbon-1000-40000-a.wav",
+        "audio/bus-lisbon-1000-40000-a.wav",
+        "audio/bus-lisbon-1000-40000-s1.wav",
+        "audio/park-lisbon-1001-40001-b.wav",
+        "audio/tram-100032-A.ogg",
+    ]
+    assert table["city"].tolist()[:4] == ["lisbon"] * 4
+    assert table["city"].isna().tolist() == [False] * 4 + [True]
+
+
+def test_validation_is_disjoint_by_identifier_and_deterministic(folder: Folder) -> None:
+    clips = rows(range(10), "abc")
+    rewrite(folder, clips)
+    tables = folder.scenes(validation_fraction=0.3).tables()
+    train, validation = tables["train"], tables["validation"]
+
+    assert not set(train["identifier"]) & set(validation["identifier"])
+    assert len(train) + len(validation) == 90
+    assert validation.groupby("scene_label")["identifier"].nunique().to_dict() == {"bus": 3, "park": 3, "tram": 3}
+    pd.testing.assert_frame_equal(validation, folder.scenes(validation_fraction=0.3).tables()["validation"])
+    others = folder.scenes(validation_fraction=0.3, seed=1).tables()["validation"]
+    assert set(others["identifier"]) != set(validation["identifier"])
+
+    rewrite(folder, clips[::-1])
+    reversed_rows = folder.scenes(validation_fraction=0.3).tables()["validation"]
+    assert set(reversed_rows["identifier"]) == set(validation["identifier"])
+
+
+def test_every_scene_keeps_a_training_identifier(folder: Folder) -> None:
+    rewrite(folder, [*rows(range(4)), ("audio/metro-paris-1-1-a.wav", "metro", "paris-1", "a")])
+    tables = folder.scenes(validation_fraction=0.99).tables()
+    identifiers = tables["train"].groupby("scene_label")["identifier"].nunique()
+    assert identifiers.to_dict() == {"bus": 1, "metro": 1, "park": 1, "tram": 1}
+    assert set(tables["validation"]["scene_label"]) == {"bus", "park", "tram"}
+
+
+def test_a_validation_that_would_be_empty_is_told(folder: Folder) -> None:
+    rewrite(folder, rows(range(1), "ab"))
+    scenes = folder.scenes(validation_fraction=0.3)
+    with pytest.warns(UserWarning, match=r"validation_fraction=0\.3 holds out no clip"):
+        tables = scenes.tables()
+    assert [len(table) for table in tables.values()] == [6, 0, 6]
+
+
+def test_a_fraction_is_nested_and_keeps_recordings_whole(folder: Folder) -> None:
+    rewrite(folder, rows(range(20), pieces=range(5)))
+    tables = [folder.scenes(train_fraction=part, validation_fraction=0).tables()["train"] for part in (0.1, 0.25, 1)]
+    assert [len(table) for table in tables] == [30, 75, 300]
+    names = [set(table["filename"]) for table in tables]
+    assert names[0] < names[1] < names[2]
+    assert tables[0].groupby("parent").size().eq(5).all()
+
+
+def test_tables_of_the_true_size(tmp_path: Path) -> None:
+    # 230,350 rows in a layout like TAU 2022's; no time is asserted, but a slow way would be felt here.
+    recordings = pd.DataFrame({"number": range(23_035)})
+    recordings["scene"] = [f"scene_{number % 10}" for number in recordings["number"]]
+    recordings["place"] = [f"city{number // 10 % 12}-{1000 + number // 40 % 500}" for number in recordings["number"]]
+    recordings["device"] = [("a", "a", "a", "b", "s1")[number % 5] for number in recordings["number"]]
+    rows = recordings.loc[recordings.index.repeat(10)].reset_index(drop=True)
+    piece = (rows.index % 10).astype(str)
+    name = rows["scene"] + "-" + rows["place"] + "-" + rows["number"].astype(str) + "-" + piece + "-" + rows["device"]
+    meta = pd.DataFrame({"filename": "audio/" + name + ".wav", "scene_label": rows["scene"]})
+    meta["identifier"], meta["source_label"] = rows["place"], rows["device"]
+    (tmp_path / "evaluation_setup").mkdir()
+    meta.to_csv(tmp_path / "meta.csv", sep="\t", index=False, lineterminator="\r\n")
+    for side, part in (("train", meta[:139_620]), ("evaluate", meta[139_620:169_300])):
+        path = tmp_path / "evaluation_setup" / f"fold1_{side}.csv"
+        part[["filename", "scene_label"]].to_csv(path, sep="\t", index=False, lineterminator="\r\n")
+
+    tables = DCASEScenes(tmp_path, train_fraction=0.25).tables()
+
+    assert len(tables["test"]) == 29_680
+    assert tables["test"]["parent"].nunique() == 2_968
+    whole = DCASEScenes(tmp_path).tables()["train"]
+    assert len(whole) + len(tables["validation"]) == 139_620
+    assert len(tables["train"]) == 10 * round(0.25 * len(whole) / 10)
+
+
+def broken(message: str, break_it: Callable[[Folder], object], *, id: str) -> object:  # noqa: A002
+    return pytest.param(break_it, message, id=id)
+
+
+def replace(name: str, old: str, new: str) -> Callable[[Folder], object]:
+    def change(folder: Folder) -> None:
+        path = folder.root / name
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+    return change
+
+
+TRAIN, EVALUATE = "evaluation_setup/fold1_train.csv", "evaluation_setup/fold1_evaluate.csv"
+ROW = "audio/bus-lyon-3-3-a.wav\tbus\n"
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        broken("expected a folder in DCASE layout, found nothing", lambda f: shutil.rmtree(f.root), id="no root"),
+        broken("expected meta.csv in it, found audio, eval", lambda f: (f.root / "meta.csv").unlink(), id="no meta"),
+        broken(
+            "expected evaluation_setup/fold1_train.csv for fold=1, found fold1_evaluate.csv",
+            lambda f: (f.root / TRAIN).unlink(),
+            id="no fold",
+        ),
+        broken("identifier in meta.csv, found", replace("meta.csv", "identifier", "place"), id="no column"),
+        broken(
+            "expected the columns filename, scene_label in .*train.*separated by tabs",
+            replace(TRAIN, "\t", ","),
+            id="commas",
+        ),
+        broken("found 'audio/bus-lyon-3-3-a.wav' in lines 8 and 9", replace(TRAIN, ROW, ROW + ROW), id="doubled"),
+        broken(
+            "in meta.csv, found 'audio/x.wav' .line 8.", replace(TRAIN, ROW, "audio/x.wav\tbus\n" + ROW), id="unknown"
+        ),
+        broken(
+            "found 'park' for .*line 8.* has 'bus'", replace(TRAIN, ROW, ROW.replace("\tbus", "\tpark")), id="labels"
+        ),
+        broken("in both", replace(EVALUATE, "label\n", "label\n" + ROW), id="in train and test"),
+        broken(
+            "expected a scene_label in .*train.csv line 8", replace(TRAIN, ROW, ROW.replace("\tbus", "\t")), id="gap"
+        ),
+        broken("found only its header", lambda f: (f.root / TRAIN).write_text("filename\tscene_label\n"), id="no rows"),
+        broken("tab-separated table in meta.csv", lambda f: (f.root / "meta.csv").write_bytes(b""), id="empty file"),
+    ],
+)
+def test_each_fault_is_one_clear_error(folder: Folder, break_it: Callable[[Folder], object], message: str) -> None:
+    break_it(folder)
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
+        folder.scenes().tables()
+    assert re.match(r"`DCASEScenes\(root='.*'\)`: expected .*, found .*\. [A-Z].*\.$", str(caught.value))
+
+
+def test_blank_lines_do_not_shift_line_numbers(folder: Folder) -> None:
+    replace(TRAIN, ROW, "\n\naudio/x.wav\tbus\n" + ROW)(folder)
+    with pytest.raises(ValueError, match=r"'audio/x.wav' \(line 10\)"):
+        folder.scenes().tables()
+
+
+def test_a_test_scene_without_training_clips(folder: Folder) -> None:
+    rewrite(folder, [row for row in rows(range(4)) if row[1] != "tram"])
+    with pytest.raises(
+        ValueError, match=r"found 'tram' \(evaluation_setup/fold1_evaluate.csv line 6\) only in the test"
+    ):
+        folder.scenes().tables()
+
+
+def test_fewer_clips_than_classes(folder: Folder) -> None:
+    rewrite(folder, rows(range(1))[:2])
+    with pytest.raises(ValueError, match=r"a training clip for each of 3 scenes, found 2 clips in .*fold1_train.csv"):
+        folder.scenes().tables()
+
+
+def test_a_fraction_that_loses_a_scene(folder: Folder) -> None:
+    with pytest.raises(
+        ValueError, match=r"train_fraction=0\.05.*found 1 clip.* for 3 scenes.*none of .*larger fraction"
+    ):
+        folder.scenes(train_fraction=0.05).tables()
+
+
+def test_missing_audio_is_told_before_any_extraction(folder: Folder) -> None:
+    first, second = folder.train[7][0], folder.test[1][0]
+    (folder.root / first).unlink()
+    (folder.root / second).unlink()
+    with pytest.raises(FileNotFoundError) as caught:
+        folder.scenes().prepare_data()
+    message = str(caught.value)
+    assert str(folder.root / first) in message
+    assert "fold1_train.csv line 9" in message
+    assert "1 other" in message
+    assert not list(folder.root.with_name("cache").glob("*"))
