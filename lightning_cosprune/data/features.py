@@ -31,7 +31,8 @@ class LogMel:
         fmin: Lower edge of the lowest band in Hz.
         fmax: Upper edge of the highest band in Hz; ``None`` is half the sample rate.
         epsilon: Added before the logarithm. The default is that of the baseline, ``numpy.spacing(1)``: silence becomes
-            -36.04, far above the smallest float32, and no audible value changes.
+            -36.04, no audible value changes, and float32 holds both. Where clips are filled with digital silence, that
+            one value decides the statistics of a band; 1e-5 keeps silence near the quietest sound.
         num_frames: Frames to keep, from the start. ``None`` keeps ``samples // hop_length``: 500 for ten seconds, as
             in the 2021 baseline, which drops the last centred frame. The 2022 baseline keeps it: ``num_frames=51`` for
             one second.

@@ -137,7 +137,8 @@ class SceneClassifier(LightningModule):
             if name != "accuracy_device":
                 self.log(f"{stage}/{name}", metric.compute(), prog_bar=name == "accuracy")
             elif metric.update_called:
-                for device, accuracy in zip(self.devices, metric.compute(), strict=True):
+                # torchmetrics makes a scalar of a single value, and many sets have a single device.
+                for device, accuracy in zip(self.devices, metric.compute().reshape(-1), strict=True):
                     if not accuracy.isnan():  # a device without clips in this set
                         self.log(f"{stage}/{name}_{device}", accuracy)
             metric.reset()

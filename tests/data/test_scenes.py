@@ -359,3 +359,9 @@ def test_the_command_line_reads_it() -> None:
     scenes = parser.instantiate(parser.parse_args(arguments)).data
     assert scenes.features == LogMel(n_mels=64)
     assert scenes.train_fraction == 0.25
+
+
+def test_a_cache_that_cannot_be_written_is_named(folder: Folder, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(PermissionError, match=r"`DCASEScenes\(cache_dir=.*expected a folder that can be written"):
+        folder.scenes(cache_dir=tmp_path / "file" / "cache").prepare_data()

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from lightning_cosprune.data import DCASEScenes
+from lightning_cosprune.data.tables import validation_mask
 
 # `Folder` is the one of conftest.py.
 Folder = Any
@@ -259,3 +260,19 @@ def test_missing_audio_is_told_before_any_extraction(folder: Folder) -> None:
     assert "fold1_train.csv line 9" in message
     assert "1 other" in message
     assert not list(folder.root.with_name("cache").glob("*"))
+
+
+def test_a_scene_whose_places_all_count_for_other_scenes_keeps_one() -> None:
+    # Each place has two scenes and counts for the first, "bus": only the mask's last step can leave "tram" a row.
+    places = [f"place-{number}" for number in range(6)]
+    train = pd.DataFrame(
+        {
+            "scene_label": ["bus"] * 6 + ["bus", "tram"] * 2,
+            "identifier": [*places, "shared-0", "shared-0", "shared-1", "shared-1"],
+        }
+    )
+    for seed in range(50):
+        mask = validation_mask(train, 0.7, seed)
+        assert mask.any()
+        assert set(train["scene_label"][~mask]) == {"bus", "tram"}
+        assert not set(train["identifier"][mask]) & set(train["identifier"][~mask])

@@ -1,0 +1,99 @@
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_cosprune.models import DCASE2022Baseline, SceneClassifier
+from lightning_cosprune.models.classifier import GroupedAccuracy
+
+LOGITS = torch.tensor([[2.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 3.0], [1.0, 0.5]])
+SCENES = torch.tensor([0, 1, 1, 1, 0])
+
+
+class Given(nn.Module):
+    """Answers with its input, so that every metric can be worked out by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Conv2d(1, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)
+
+
+def tested(devices: list[str], *columns: Tensor) -> dict[str, float]:
+    classifier = SceneClassifier(Given(), 2, devices)
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    features = LOGITS.reshape(5, 1, 1, 2)
+    loader = DataLoader(TensorDataset(features, SCENES, *columns), batch_size=2)
+    return trainer.test(classifier, loader, verbose=False)[0]
+
+
+def test_metrics_by_hand() -> None:
+    metrics = tested(["a", "b", "s9"], torch.tensor([0, 0, 0, 1, 1]))
+    assert metrics["test/accuracy"] == pytest.approx(4 / 5)
+    assert metrics["test/class_averaged_accuracy"] == pytest.approx((1 + 2 / 3) / 2)
+    assert metrics["test/log_loss"] == pytest.approx(nn.functional.cross_entropy(LOGITS, SCENES).item())
+    assert metrics["test/accuracy_device_a"] == pytest.approx(2 / 3)
+    assert metrics["test/accuracy_device_b"] == 1
+    assert "test/accuracy_device_s9" not in metrics  # it has no clip in this set
+
+
+def test_one_device() -> None:
+    assert tested(["freesound"], torch.zeros(5, dtype=torch.long))["test/accuracy_device_freesound"] == pytest.approx(
+        0.8
+    )
+
+
+def test_batches_without_devices() -> None:
+    metrics = tested([])
+    assert metrics["test/accuracy"] == pytest.approx(0.8)
+    assert not any("device" in name for name in metrics)
+
+
+def test_it_learns_and_predicts(tmp_path: Path) -> None:
+    pl.seed_everything(0, verbose=False)
+    scene = torch.arange(40) % 2
+    features = torch.randn(40, 1, 40, 51) + 2 * scene.reshape(-1, 1, 1, 1)
+    loader = DataLoader(TensorDataset(features, scene), batch_size=8)
+    classifier = SceneClassifier(DCASE2022Baseline(2), 2, learning_rate=1e-2)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=3,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+        log_every_n_steps=1,
+    )
+    trainer.fit(classifier, loader, loader)
+    assert trainer.callback_metrics["val/accuracy"] > 0.9
+    assert trainer.callback_metrics["train/loss"] < 0.6
+    predictions: Any = trainer.predict(classifier, loader)
+    probabilities = torch.cat(predictions)
+    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(40))
+    assert (probabilities.argmax(dim=1) == scene).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_memory_layout(channels_last: bool) -> None:
+    network = DCASE2022Baseline()
+    SceneClassifier(network, channels_last=channels_last)
+    weight = network.conv2.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last) is channels_last
+    assert weight.is_contiguous() is not channels_last
+
+
+def test_accuracy_of_groups() -> None:
+    accuracy = GroupedAccuracy(3)
+    accuracy.update(torch.tensor([True, False]), torch.tensor([0, 0]))
+    accuracy.update(torch.tensor([True]), torch.tensor([2]))
+    right = accuracy.compute()
+    assert right[0] == 0.5
+    assert right[1].isnan()
+    assert right[2] == 1
