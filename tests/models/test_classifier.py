@@ -25,7 +25,7 @@ class Given(nn.Module):
         return x.flatten(1)
 
 
-def tested(devices: list[str], *columns: Tensor) -> dict[str, float]:
+def measure(devices: list[str], *columns: Tensor) -> dict[str, float]:
     classifier = SceneClassifier(Given(), 2, devices)
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     features = LOGITS.reshape(5, 1, 1, 2)
@@ -34,7 +34,7 @@ def tested(devices: list[str], *columns: Tensor) -> dict[str, float]:
 
 
 def test_metrics_by_hand() -> None:
-    metrics = tested(["a", "b", "s9"], torch.tensor([0, 0, 0, 1, 1]))
+    metrics = measure(["a", "b", "s9"], torch.tensor([0, 0, 0, 1, 1]))
     assert metrics["test/accuracy"] == pytest.approx(4 / 5)
     assert metrics["test/class_averaged_accuracy"] == pytest.approx((1 + 2 / 3) / 2)
     assert metrics["test/log_loss"] == pytest.approx(nn.functional.cross_entropy(LOGITS, SCENES).item())
@@ -44,13 +44,13 @@ def test_metrics_by_hand() -> None:
 
 
 def test_one_device() -> None:
-    assert tested(["freesound"], torch.zeros(5, dtype=torch.long))["test/accuracy_device_freesound"] == pytest.approx(
+    assert measure(["freesound"], torch.zeros(5, dtype=torch.long))["test/accuracy_device_freesound"] == pytest.approx(
         0.8
     )
 
 
 def test_batches_without_devices() -> None:
-    metrics = tested([])
+    metrics = measure([])
     assert metrics["test/accuracy"] == pytest.approx(0.8)
     assert not any("device" in name for name in metrics)
 
