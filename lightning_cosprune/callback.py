@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -75,7 +75,7 @@ class CosineFilterPruning(Callback):
         self,
         pruning_ratio: float | Literal["redundant"] | dict[str, float] = "redundant",
         at_epoch: int | Sequence[int] = 0,
-        criterion: str = "cosine",
+        criterion: str | Callable[..., Tensor] = "cosine",
         *,
         layers: Sequence[str] | None = None,
         ignored_layers: Sequence[str] = (),
@@ -213,6 +213,10 @@ class CosineFilterPruning(Callback):
             )
         self.plans.append(plan)
         self.reports.append(report)
+        rank_zero_info(
+            f"Pruned at the start of epoch {report.epoch}: {report.before.params:,} -> {report.after.params:,} "
+            f"parameters, {report.before.macs / 1e6:,.2f} -> {report.after.macs / 1e6:,.2f} M MACs."
+        )
         for logger in trainer.loggers:
             logger.log_metrics(report.metrics(), step=trainer.global_step)
 

@@ -49,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     quieten()
     start = time.perf_counter()
+    # What is wrong with the arguments shows now, not after the dense network is trained.
+    CosineFilterPruning(options.pruning_ratio)
+    open_scenes(options, options.fraction, seed=0)
     scenes = open_scenes(options, fraction=1.0, seed=0)
     setting = describe(options, scenes)
     print(setting, flush=True)

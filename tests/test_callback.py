@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import jsonargparse
 import lightning.pytorch as pl
 import pytest
 import torch
@@ -263,6 +264,18 @@ def test_a_rule_of_ones_own(tmp_path: Path) -> None:
     callback = WhenLossFalls(0.5)
     fit(UsersModule(), callback, tmp_path)
     assert [report.epoch for report in callback.reports] == [1]
+
+
+def test_the_command_line_builds_it() -> None:
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(CosineFilterPruning, "pruning")
+    arguments = {"pruning_ratio": {"stem": 0.5}, "at_epoch": [0, 2], "layers": ["stem"], "ignored_layers": ["head"]}
+    config = parser.parse_object(
+        {"pruning": {"class_path": "lightning_cosprune.CosineFilterPruning", "init_args": arguments}}
+    )
+    callback = parser.instantiate(config).pruning
+    assert repr(callback) == "CosineFilterPruning(pruning_ratio={'stem': 0.5}, at_epoch=[0, 2], criterion='cosine')"
+    assert callback.layers == ["stem"]
 
 
 # Wrong input
