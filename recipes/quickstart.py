@@ -76,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"\n{setting}\n\n{format_table(main_table[0], main_table[1:])}")
     print(f"\nAccuracy beside {TUNED.format('cosine similarity')}, seed by seed, in points")
     print(format_table(differences[0], differences[1:]))
-    print(f"\nAccuracy by recording device, %\n{format_table(devices[0], devices[1:])}")
+    if len(scenes.devices) > 1:
+        print(f"\nAccuracy by recording device, %\n{format_table(devices[0], devices[1:])}")
     print(f"\nThe first seed's cut by cosine similarity. {cut}\n\n{took}")
 
     explanation = [("", " ".join(paragraph.split())) for paragraph in str(__doc__).split("\n\n")[1:]]
@@ -89,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             ("Results", main_table),
             *explanation,
             (f"Accuracy beside {TUNED.format('cosine similarity')}, seed by seed, in points", differences),
-            ("Accuracy by recording device, %", devices),
+            *([("Accuracy by recording device, %", devices)] if len(scenes.devices) > 1 else []),
             (
                 "Filters of the first seed's dense network",
                 "Left, how similar every two filters are; right, what they look for.",
