@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelPruning
+from lightning.pytorch import Callback, LightningModule, Trainer, callbacks
 from lightning.pytorch.utilities.seed import isolate_rng
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
@@ -29,6 +28,13 @@ from lightning_cosprune.report import PruningReport
 from lightning_cosprune.surgery import apply_plan, num_filters
 
 __all__ = ["CosineFilterPruning"]
+
+# Callbacks that keep tensors beside the network's own. `WeightAveraging` came with Lightning 2.6.
+_HOLDERS_OF_OLD_SHAPES = tuple(
+    getattr(callbacks, name)
+    for name in ("ModelPruning", "StochasticWeightAveraging", "WeightAveraging")
+    if hasattr(callbacks, name)
+)
 
 
 class CosineFilterPruning(Callback):
@@ -132,12 +138,13 @@ class CosineFilterPruning(Callback):
                 "expected one process, because the processes would prune apart. Prune on one process with "
                 "`apply_plan`, then train the smaller network on many."
             )
-        if any(isinstance(callback, ModelPruning) for callback in trainer.callbacks):  # type: ignore[attr-defined]
-            raise ValueError(
-                "`CosineFilterPruning` beside Lightning's `ModelPruning`: expected one of them, because masks do not "
-                "fit filters that were removed. Take `ModelPruning` out, or let it run on the pruned network in a "
-                "later fit."
-            )
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, _HOLDERS_OF_OLD_SHAPES):
+                raise ValueError(
+                    f"`CosineFilterPruning` beside Lightning's `{type(callback).__name__}`: expected one of them, "
+                    "because the masks or averages that it keeps do not fit filters that were removed. Take it out, or "
+                    "let it run on the pruned network in a later fit."
+                )
         last = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs - 1
         late = [epoch for epoch in self._epochs if epoch > last]
         if late:

@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from asserts import assert_optimizers_hold
-from lightning.pytorch.callbacks import ModelPruning
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelPruning, StochasticWeightAveraging
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -120,7 +120,8 @@ def test_one_added_line_makes_a_users_network_smaller_and_all_of_it_trains(tmp_p
 
 
 @pytest.mark.parametrize(
-    "options", [{"accumulate_grad_batches": 2}, {"gradient_clip_val": 0.5}, {"precision": "bf16-mixed"}]
+    "options",
+    [{"accumulate_grad_batches": 2}, {"gradient_clip_val": 0.5}, {"precision": "bf16-mixed"}, {"precision": "64-true"}],
 )
 def test_prune_in_the_middle_of_training(tmp_path: Path, options: dict[str, Any]) -> None:
     module, recorder = UsersModule(), Recorder()
@@ -372,6 +373,21 @@ def test_nothing_to_remove_can_be_allowed(tmp_path: Path) -> None:
     assert callback.reports[0].skipped["stem"] == "a pruning ratio of 0.01 of its 16 filters is less than one filter"
 
 
-def test_lightnings_own_pruning_beside_it_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="beside Lightning's `ModelPruning`"):
-        fit(UsersModule(), CosineFilterPruning(), tmp_path, ModelPruning("l1_unstructured", amount=0.5))
+@pytest.mark.parametrize(
+    "other",
+    [
+        ModelPruning("l1_unstructured", amount=0.5),
+        StochasticWeightAveraging(1e-2),
+        EMAWeightAveraging(),
+    ],
+    ids=lambda callback: type(callback).__name__,
+)
+def test_callbacks_that_keep_tensors_of_the_old_shape_are_refused(tmp_path: Path, other: pl.Callback) -> None:
+    with pytest.raises(ValueError, match=f"beside Lightning's `{type(other).__name__}`: expected one of them"):
+        fit(UsersModule(), CosineFilterPruning(), tmp_path, other)
+
+
+def test_several_processes_are_refused(tmp_path: Path) -> None:
+    trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp_spawn", logger=False, enable_checkpointing=False)
+    with pytest.raises(ValueError, match=r"DDPStrategy on 2 processes: expected one process.*with `apply_plan`"):
+        CosineFilterPruning().setup(trainer, UsersModule(), "fit")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -157,6 +158,34 @@ def weight_norm() -> nn.Module:
     return nn.Sequential(normed, nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, 5))
 
 
+def spectral_norm() -> nn.Module:
+    normed = nn.utils.parametrizations.spectral_norm(nn.Conv2d(1, 8, 3))
+    return nn.Sequential(normed, nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, 5))
+
+
+def spectral_norm_by_hook() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the older way, deprecated and still in use
+        normed = nn.utils.spectral_norm(nn.Conv2d(1, 8, 3))
+    return nn.Sequential(normed, nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, 5))
+
+
+def squeeze_and_excitation() -> nn.Module:
+    class SqueezeExcite(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = conv_bn(1, 8)
+            self.squeeze, self.excite = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1)
+            self.head = nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.body(x)
+            x = x * self.excite(self.squeeze(x.mean(dim=(2, 3), keepdim=True)).relu()).sigmoid()
+            return self.head(x.mean(dim=(2, 3)))
+
+    return SqueezeExcite()
+
+
 def transposed() -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 6, 3), nn.ReLU(), nn.Conv2d(6, 2, 1))
 
@@ -195,6 +224,9 @@ CASES = [
     Case("layer norm", layer_norm, SPECTROGRAM, ("2",), ("0",)),
     Case("group norm", group_norm, SPECTROGRAM, ("2",), ("0",)),
     Case("weight norm", weight_norm, SPECTROGRAM, ("2",), ("0",)),
+    Case("spectral norm", spectral_norm, SPECTROGRAM, ("2",), ("0",)),
+    Case("spectral norm by hook", spectral_norm_by_hook, SPECTROGRAM, ("2",), ("0",)),
+    Case("squeeze and excitation", squeeze_and_excitation, SPECTROGRAM, ("body.0", "squeeze", "excite")),
     Case("transposed", transposed, SPECTROGRAM, ("0", "2"), ("4",)),
     Case("volumes", volumes, torch.randn(2, 1, 8, 8, 8), ("0", "3")),
 ]

@@ -190,7 +190,7 @@ def test_a_mistyped_setting_is_not_swallowed(tmp_path: Path) -> None:
 
 
 KILLED = """
-import sys, time
+import os, sys, time
 import soundfile
 from lightning_cosprune.data import SyntheticScenes
 
@@ -200,7 +200,8 @@ def hang_in_the_middle(*arguments, **options):
     write(*arguments, **options)
     written.append(1)
     if len(written) > 20:
-        print("in the middle", flush=True)
+        # Two threads get here at about the same time, and `print` would mix their lines.
+        os.write(1, b"in the middle\\n")
         time.sleep(600)
 
 soundfile.write = hang_in_the_middle
@@ -217,8 +218,10 @@ def test_killed_while_writing_the_next_run_writes_the_same_set(tau2020: Syntheti
         [sys.executable, "-c", KILLED, str(root), str(tmp_path / "cache")], stdout=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == b"in the middle\n"
+        line = process.stdout.readline()
+        # Before the assertion: leaving the block waits for the process, however long that sleeps.
         os.kill(process.pid, signal.SIGKILL)
+        assert line == b"in the middle\n"
     assert not root.exists()
     assert (tmp_path / ".set.partial").exists()
 
