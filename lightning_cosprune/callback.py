@@ -63,8 +63,8 @@ class CosineFilterPruning(Callback):
         allow_unpruned: Go on where no filter at all can be removed, instead of raising an error.
 
     Attributes:
-        plans: The plan of each prune so far.
-        reports: The report of each prune so far.
+        plans: The plan of each prune of this run so far.
+        reports: The report of each prune of this run so far.
 
     Raises:
         ValueError: An argument is out of range.
@@ -145,6 +145,10 @@ class CosineFilterPruning(Callback):
                     "because the masks or averages that it keeps do not fit filters that were removed. Take it out, or "
                     "let it run on the pruned network in a later fit."
                 )
+        if trainer.current_epoch == 0:
+            # A new run, be it the second of this object; what a resumed one has done comes with its checkpoint, later.
+            self._steps_done, self._dense_filters = 0, {}
+            self.plans, self.reports = [], []
         last = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs - 1
         late = [epoch for epoch in self._epochs if epoch > last]
         if late:
@@ -172,7 +176,7 @@ class CosineFilterPruning(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Show what was pruned, or say that nothing was."""
-        if not self.reports:
+        if not self._steps_done:
             rank_zero_warn(
                 f"`CosineFilterPruning(at_epoch={self.at_epoch!r})` removed nothing: training ended at epoch "
                 f"{trainer.current_epoch}."

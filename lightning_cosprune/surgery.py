@@ -526,6 +526,6 @@ def _tensors(outputs: Any) -> list[Tensor]:
 @contextlib.contextmanager
 def _same_random_state() -> Iterator[None]:
     """Leave the random streams of training where they are, and draw the same numbers each time."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(0)
         yield

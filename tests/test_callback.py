@@ -279,6 +279,36 @@ def test_the_command_line_builds_it() -> None:
     assert callback.layers == ["stem"]
 
 
+def test_one_callback_serves_one_run_after_another(tmp_path: Path) -> None:
+    callback = CosineFilterPruning(0.5, at_epoch=1)
+    for _ in range(2):
+        module = UsersModule()
+        fit(module, callback, tmp_path, max_epochs=2)
+        assert module.stem.out_channels == 8
+        assert len(callback.reports) == len(callback.plans) == 1
+
+
+def test_training_on_with_the_same_trainer_does_not_prune_again(tmp_path: Path) -> None:
+    module, callback = UsersModule(), CosineFilterPruning(0.5)
+    trainer = fit(module, callback, tmp_path, max_epochs=1)
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(module, loader())
+    assert trainer.current_epoch == 3
+    assert module.stem.out_channels == 8
+    assert len(callback.reports) == 1
+
+
+def test_its_state_says_which_steps_are_done(tmp_path: Path) -> None:
+    callback = CosineFilterPruning(0.5, at_epoch=[0, 5])
+    with pytest.warns(UserWarning, match="expected epochs below max_epochs=1, found"):
+        fit(UsersModule(), callback, tmp_path, max_epochs=1)
+    resumed = CosineFilterPruning(0.5, at_epoch=[0, 5])
+    resumed.load_state_dict(callback.state_dict())
+    assert resumed.state_dict() == callback.state_dict()
+    assert callback.state_dict()["steps_done"] == 1
+    assert callback.state_dict()["dense_filters"]["stem"] == 16
+
+
 # Wrong input
 
 
