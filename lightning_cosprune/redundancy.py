@@ -109,7 +109,7 @@ def redundant_filters(
     factor, alive, dead = _similarity_factor(weight, vectors, nystrom_columns)
     nearest, similarity = nearest_neighbours(factor, decimals=decimals)
     filters = len(alive) + len(dead)
-    pruned = {*dead.tolist(), *alive[_walk(factor, nearest, similarity, ties)].tolist()}
+    pruned = {*dead.tolist(), *alive[_walk(nearest, similarity, ties, _originals(factor, nearest))].tolist()}
     return Redundancy(
         kept_idxs=[i for i in range(filters) if i not in pruned],
         pruned_idxs=sorted(pruned),
@@ -209,13 +209,15 @@ def _by_similarity(
     order = [dead]
     left = torch.arange(len(alive), device=factor.device)
     place = left.clone()  # where in `left` a filter stands
+    originals: Sequence[int] = _originals(factor, partner)
     while len(left) > 1:
-        gone = left[_walk(factor[left], place[partner[left]], similarity[left], ties)]
+        gone = left[_walk(place[partner[left]], similarity[left], ties, originals)]
         order.append(alive[gone])
         stays = torch.ones(len(alive), dtype=torch.bool, device=factor.device)
         stays[gone] = False
         left = left[stays[left]]
         place[left] = torch.arange(len(left), device=factor.device)
+        originals = range(len(left))  # all copies went in the first round
         # Only a filter whose nearest went needs another: what was nearest among all is so among fewer.
         bereft = left[~stays[partner[left]]]
         nearest, similarity[bereft] = nearest_neighbours(factor[left], place[bereft], decimals=decimals)
@@ -246,8 +248,20 @@ def _similarity_factor(
     return nystrom_factor(rows, columns), alive, dead
 
 
+def _originals(factor: Float[Tensor, "filters rank"], partner: Int[Tensor, " filters"]) -> list[int]:
+    """For each filter the first of those whose vectors coincide with its own to rounding, which is most often itself."""
+    originals = list(range(len(factor)))
+    coincide = (factor - factor[partner]).abs().amax(dim=1) <= 128 * torch.finfo(factor.dtype).eps
+    for i in coincide.nonzero().squeeze(1).tolist():
+        originals[i] = originals[min(i, int(partner[i]))]
+    return originals
+
+
 def _walk(
-    factor: Float[Tensor, "filters rank"], partner: Tensor, similarity: Tensor, ties: Literal["stable", "numpy1"]
+    partner: Int[Tensor, " filters"],
+    similarity: Float[Tensor, " filters"],
+    ties: Literal["stable", "numpy1"],
+    originals: Sequence[int],
 ) -> list[int]:
     """The filters that the greedy rule removes, in the order in which it visits them."""
     if ties not in ("stable", "numpy1"):
@@ -255,18 +269,13 @@ def _walk(
     distance = 1 - similarity
     order = distance.argsort(stable=True).tolist() if ties == "stable" else numpy1_argsort(distance.tolist())
     nearest = partner.tolist()
-    originals = list(range(len(nearest)))
-    coincide = (factor - factor[partner]).abs().amax(dim=1) <= 128 * torch.finfo(factor.dtype).eps
-    for i in coincide.nonzero().squeeze(1).tolist():
-        originals[i] = originals[min(i, nearest[i])]
-
-    redundant: set[int] = set()
-    kept_originals: set[int] = set()
+    redundant = bytearray(len(nearest))
+    copied = bytearray(len(nearest))
     removed = []
     for i in order:
-        if i in redundant or originals[i] in kept_originals:
+        if redundant[i] or copied[originals[i]]:
             removed.append(i)
         else:
-            redundant.add(nearest[i])
-            kept_originals.add(originals[i])
+            redundant[nearest[i]] = 1
+            copied[originals[i]] = 1
     return removed

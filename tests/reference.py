@@ -77,9 +77,8 @@ def nystrom_distances(rows: Array, columns: int | Sequence[int]) -> Array:
     chosen = list(range(columns)) if isinstance(columns, int) else list(columns)
     c = units @ units[chosen].T
     s = c @ np.linalg.pinv(c[chosen], rcond=1e-15) @ c.T
-    return (
-        1 - (s + s.T) / 2
-    )  # S is symmetric; unless D is rounded, as published, the last bits would decide between mutual neighbours
+    # S is symmetric but for its last bits, which would decide between mutual neighbours unless D is rounded, as published.
+    return 1 - (s + s.T) / 2
 
 
 def greedy(distance: Array, decimals: int | None = None, order_of_ties: str = "stable") -> list[int]:

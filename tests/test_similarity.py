@@ -219,7 +219,7 @@ def test_the_whole_matrix_is_never_formed(columns, monkeypatch):
     with LargestTensor() as largest:
         factor = unit_rows(rows) if columns is None else nystrom_factor(rows, nystrom_columns(rows, columns))
         nearest_neighbours(factor)
-    assert largest.numel <= 600 * 16
+    assert largest.numel <= 640 * 16  # a block of rows, filled up to a multiple of 64 columns
 
 
 def test_trained_weights_have_the_references_neighbours():
