@@ -1,3 +1,5 @@
+from .batch_norm import FoldedLayer as FoldedLayer
+from .batch_norm import fold_batch_norms as fold_batch_norms
 from .callback import CosineFilterPruning as CosineFilterPruning
 from .complexity import Complexity as Complexity
 from .complexity import measure_complexity as measure_complexity
@@ -8,6 +10,7 @@ from .redundancy import Redundancy as Redundancy
 from .redundancy import rank_filters as rank_filters
 from .redundancy import redundant_filters as redundant_filters
 from .report import PruningReport as PruningReport
+from .responses import response_vectors as response_vectors
 from .similarity import cosine_similarity as cosine_similarity
 from .similarity import nystrom_similarity as nystrom_similarity
 from .surgery import apply_plan as apply_plan

@@ -53,9 +53,15 @@ def to_working_precision(values: Tensor) -> Tensor:
     Returns:
         The same tensor where it has that dtype already.
     """
-    if values.dtype == torch.float64 or torch.get_float32_matmul_precision() != "highest":
-        return values.double()
-    return values.float()
+    return values.double() if values.dtype == torch.float64 or _products_are_rounded() else values.float()
+
+
+def _products_are_rounded() -> bool:
+    """Whether float32 products may be rounded on some device."""
+    try:
+        return torch.get_float32_matmul_precision() != "highest"
+    except RuntimeError:  # PyTorch will not say where one of the switches of PyTorch 2.9 was set, and only there
+        return True
 
 
 def largest_entries(rows: Float[Tensor, "row dim"], name: str) -> Float[Tensor, " row"]:

@@ -23,6 +23,8 @@ __all__ = ["PruningPlan", "check_ratio", "check_round_to", "plan_pruning", "prun
 PruningRatio = float | Literal["redundant"] | Mapping[str, float]
 Criterion = str | Callable[..., Tensor]
 
+_CRITERIA_OF_SIZE = ("l1", "l2", "geometric_mean", "operator_norm")
+
 
 @dataclass(frozen=True)
 class PruningPlan:
@@ -130,6 +132,7 @@ def plan_pruning(
     ignored_layers: Sequence[str | nn.Module] = (),
     round_to: int = 1,
     seed: int = 0,
+    vectors: Mapping[str, Tensor] | None = None,
 ) -> PruningPlan:
     """Choose the filters to remove from each layer of ``model``; nothing is changed.
 
@@ -150,13 +153,15 @@ def plan_pruning(
         ignored_layers: Names, patterns or modules that keep all filters.
         round_to: The number of filters kept is rounded up to a multiple of this.
         seed: Start of the draws of ``criterion="random"``; each layer draws from its own stream.
+        vectors: Layer name -> one row per filter, ranked in place of the layer's weights: what :func:`response_vectors`
+            measures, or weights from :func:`fold_batch_norms`. Every layer that may lose filters must be among them.
 
     Returns:
         The filters to remove, and every layer that keeps all of its filters with the reason.
 
     Raises:
-        ValueError: An argument is out of range, a pattern matches no layer, there is no convolution, or a weight is not
-            finite.
+        ValueError: An argument is out of range, a pattern matches no layer, there is no convolution, a weight is not
+            finite, or ``vectors`` lack a layer, do not fit it or have no meaning for the criterion.
 
     Source: Singh and Plumbley, INTERSPEECH 2022, section 2 (``"cosine"`` with ``"redundant"``).
     """
@@ -168,6 +173,11 @@ def plan_pruning(
         raise ValueError(
             f"`plan_pruning(model={type(model).__name__}(...))`: expected at least one convolution, found none. Name "
             "the linear layers to prune with `layers=[...]`, or prune the part of the model that has convolutions."
+        )
+    if vectors is not None and criterion in _CRITERIA_OF_SIZE:
+        raise ValueError(
+            f"`plan_pruning(criterion={criterion!r}, vectors=...)`: expected a criterion that compares filters, since "
+            'the length of a vector says nothing of its filter. Write criterion="cosine", or leave `vectors` out.'
         )
     ratios = resolve_ratios(modules, pruning_ratio, layers)
     ignored = _match("ignored_layers", ignored_layers, modules)
@@ -183,7 +193,7 @@ def plan_pruning(
         reason = _reason_to_skip(group, asked, ignored, modules)
         if reason is None:
             try:
-                idxs, reason = _choose(group, modules, asked, criterion, round_to, seed)
+                idxs, reason = _choose(group, modules, asked, criterion, round_to, seed, vectors)
             except ValueError as error:
                 raise ValueError(f"layer {' + '.join(names)}: {error}") from error
         if reason is not None:
@@ -267,9 +277,13 @@ def _choose(
     criterion: Criterion,
     round_to: int,
     seed: int,
+    vectors: Mapping[str, Tensor] | None,
 ) -> tuple[list[int], str | None]:
     """The filters of one group to remove, or none and the reason."""
-    weights = [layer_weight(modules[name]) for name in group.layers]
+    if vectors is None:
+        weights = [layer_weight(modules[name]) for name in group.layers]
+    else:
+        weights = [_vectors_of(name, group.filters, vectors) for name in group.layers]
     weight = weights[0] if len(weights) == 1 else weights
     if "redundant" in asked:
         wanted = len(redundant_filters(weight).pruned_idxs)
@@ -288,6 +302,17 @@ def _choose(
     options = {"seed": seed + zlib.crc32(group.layers[0].encode())} if criterion == "random" else {}
     order = rank_filters(weight, criterion, **options)
     return sorted(order[: group.filters - kept].tolist()), None
+
+
+def _vectors_of(name: str, filters: int, vectors: Mapping[str, Tensor]) -> Tensor:
+    found = vectors.get(name)
+    if found is None or found.ndim < 2 or len(found) != filters:
+        shown = f"only {', '.join(vectors) or 'an empty mapping'}" if found is None else f"shape {tuple(found.shape)}"
+        raise ValueError(
+            f"`plan_pruning(vectors=...)`: expected one row for each of the {filters} filters of {name!r}, found "
+            f"{shown}. Measure it too, or name it in `ignored_layers`."
+        )
+    return found
 
 
 def check_ratio(pruning_ratio: PruningRatio, caller: str) -> None:

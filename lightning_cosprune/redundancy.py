@@ -80,7 +80,7 @@ def redundant_filters(
           of three copies, because each names but one filter.
         - Opposite filters, :math:`S = -1`, are as far apart as can be.
         - The only filter of a layer is not redundant.
-        - Of equally near filters the one with the lowest number is :math:`n(i)`.
+        - Of equally near filters the one with the lowest number is :math:`n(i)`, unless ``ties`` says otherwise.
 
     Args:
         weight: Weight (filters, in_channels, *kernel), or those of coupled layers, as :func:`filter_vectors` takes.
@@ -89,9 +89,11 @@ def redundant_filters(
             columns as published, all where there are fewer; or the numbers of the columns; or ``"auto"`` for as few of
             the first as :func:`~lightning_cosprune.similarity.nystrom_columns` finds enough. Dead filters are not
             counted.
-        decimals: Round distances before they are compared: with ``ties="numpy1"`` and 5 as the scripts of ICASSP 2023.
-        ties: The order of equal distances, which decides which of two mutual neighbours stays. ``"stable"``: by filter
-            number. ``"numpy1"``: as NumPy 1's default ``argsort`` leaves them, to reproduce published selections.
+        decimals: Round distances before they are compared: with ``ties="numpy1"`` and 5 as the scripts of ICASSP 2023,
+            which compute in float64; so pass ``weight.double()``.
+        ties: The order of equal distances, which decides which of two mutual neighbours stays, and which of equally
+            near filters is :math:`n(i)`. ``"stable"``: by filter number. ``"numpy1"``: as NumPy 1's default ``argsort``
+            leaves them, to reproduce published selections.
 
     Returns:
         The filters that stay and the filters that go.
@@ -107,9 +109,9 @@ def redundant_filters(
         [0, 1, 3]
     """
     factor, alive, dead = _similarity_factor(weight, vectors, nystrom_columns)
-    nearest, similarity = nearest_neighbours(factor, decimals=decimals)
+    nearest, similarity, originals = _neighbours(factor, decimals, ties)
     filters = len(alive) + len(dead)
-    pruned = {*dead.tolist(), *alive[_walk(nearest, similarity, ties, _originals(factor, nearest))].tolist()}
+    pruned = {*dead.tolist(), *alive[_walk(nearest, similarity, ties, originals)].tolist()}
     return Redundancy(
         kept_idxs=[i for i in range(filters) if i not in pruned],
         pruned_idxs=sorted(pruned),
@@ -205,11 +207,10 @@ def _by_similarity(
     ties: Literal["stable", "numpy1"] = "stable",
 ) -> Int[Tensor, " filters"]:
     factor, alive, dead = _similarity_factor(weight, vectors, nystrom_columns)
-    partner, similarity = nearest_neighbours(factor, decimals=decimals)
+    partner, similarity, originals = _neighbours(factor, decimals, ties)
     order = [dead]
     left = torch.arange(len(alive), device=factor.device)
     place = left.clone()  # where in `left` a filter stands
-    originals: Sequence[int] = _originals(factor, partner)
     while len(left) > 1:
         gone = left[_walk(place[partner[left]], similarity[left], ties, originals)]
         order.append(alive[gone])
@@ -220,7 +221,7 @@ def _by_similarity(
         originals = range(len(left))  # all copies went in the first round
         # Only a filter whose nearest went needs another: what was nearest among all is so among fewer.
         bereft = left[~stays[partner[left]]]
-        nearest, similarity[bereft] = nearest_neighbours(factor[left], place[bereft], decimals=decimals)
+        nearest, similarity[bereft] = nearest_neighbours(factor[left], place[bereft], decimals=decimals, ties=ties)
         partner[bereft] = left[nearest]
     return torch.cat([*order, alive[left]])
 
@@ -248,13 +249,18 @@ def _similarity_factor(
     return nystrom_factor(rows, columns), alive, dead
 
 
-def _originals(factor: Float[Tensor, "filters rank"], partner: Int[Tensor, " filters"]) -> list[int]:
-    """For each filter the first of those whose vectors coincide with its own to rounding, which is most often itself."""
+def _neighbours(
+    factor: Float[Tensor, "filters rank"], decimals: int | None, ties: Literal["stable", "numpy1"]
+) -> tuple[Int[Tensor, " filters"], Float[Tensor, " filters"], Sequence[int]]:
+    """Each filter's nearest, the similarity to it, and the first of the filters whose vectors coincide with its own."""
+    partner, similarity = nearest_neighbours(factor, decimals=decimals, ties=ties)
+    # Only unrounded and in the order of their numbers do all copies of a filter have the first of them as nearest.
+    exact = partner if decimals is None and ties == "stable" else nearest_neighbours(factor)[0]
     originals = list(range(len(factor)))
-    coincide = (factor - factor[partner]).abs().amax(dim=1) <= 128 * torch.finfo(factor.dtype).eps
+    coincide = (factor - factor[exact]).abs().amax(dim=1) <= 128 * torch.finfo(factor.dtype).eps
     for i in coincide.nonzero().squeeze(1).tolist():
-        originals[i] = originals[min(i, int(partner[i]))]
-    return originals
+        originals[i] = originals[min(i, int(exact[i]))]
+    return partner, similarity, originals
 
 
 def _walk(
@@ -264,8 +270,6 @@ def _walk(
     originals: Sequence[int],
 ) -> list[int]:
     """The filters that the greedy rule removes, in the order in which it visits them."""
-    if ties not in ("stable", "numpy1"):
-        raise ValueError(f'`ties={ties!r}`: expected "stable" or "numpy1".')
     distance = 1 - similarity
     order = distance.argsort(stable=True).tolist() if ties == "stable" else numpy1_argsort(distance.tolist())
     nearest = partner.tolist()

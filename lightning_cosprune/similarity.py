@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_cosprune.directions import BLOCK, in_full_precision, unit_rows
+from lightning_cosprune.introsort import numpy1_argsort
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -146,13 +147,15 @@ def nearest_neighbours(
     queries: Int[Tensor, " queries"] | None = None,
     *,
     decimals: int | None = None,
+    ties: Literal["stable", "numpy1"] = "stable",
 ) -> tuple[Int[Tensor, " queries"], Float[Tensor, " queries"]]:
     r"""For each filter the other filter most similar to it, where :math:`S = F F^\top`.
 
     Rows of :math:`S` are made and searched in blocks, so that memory grows with the filters and not with their square.
 
     Conventions:
-        - Of equally similar filters the one with the lowest number is named.
+        - Of equally similar filters the one with the lowest number is named; with ``ties="numpy1"`` the one that comes
+          first when NumPy 1 sorts the row of distances, as published, except that it is never the filter itself.
         - Mutual neighbours get the same similarity to the last bit, because the greedy walk turns on such ties. A
           matrix product does not promise that; so each filter's is computed once more, from the two rows alone.
 
@@ -160,10 +163,16 @@ def nearest_neighbours(
         factor: One row per filter: unit vectors, or a :func:`nystrom_factor`.
         queries: Numbers of the filters whose neighbours are wanted; all where ``None``.
         decimals: Round the distances :math:`1 - S` before they are compared; the scripts of ICASSP 2023 round to 5.
+        ties: Which of equally similar filters is named.
 
     Returns:
         Number of the nearest other filter, and the similarity to it; -1 and 0 where there is no other filter.
+
+    Raises:
+        ValueError: ``ties`` is unknown.
     """
+    if ties not in ("stable", "numpy1"):
+        raise ValueError(f'`ties={ties!r}`: expected "stable" or "numpy1".')
     eps = torch.finfo(factor.dtype).eps
     if queries is None:
         queries = torch.arange(len(factor), device=factor.device)
@@ -175,13 +184,21 @@ def nearest_neighbours(
     for block in queries.split(max(1, BLOCK // filters)):
         similarity = _rounded(factor[block] @ padded.T, decimals)
         similarity[:, filters:] = -torch.inf
-        similarity[torch.arange(len(block), device=factor.device), block] = -torch.inf
+        rows = torch.arange(len(block), device=factor.device)
+        itself = similarity[rows, block]
+        similarity[rows, block] = -torch.inf
         best, nearest = _first_maxima(similarity)
         # Copies are equally similar to each other, but a matrix product may round that differently by column.
         copies = (best >= 1 - 16 * eps).nonzero().squeeze(1)
         if len(copies):
             as_similar = similarity[copies] >= best[copies, None] - 4 * eps
             nearest[copies] = as_similar.to(torch.uint8).argmax(dim=1)
+        if ties == "numpy1":
+            tied = ((similarity == best[:, None]).sum(dim=1) > 1).nonzero().squeeze(1)
+            similarity[rows, block] = itself
+            for row in tied.tolist():
+                order = numpy1_argsort((1 - similarity[row, :filters]).tolist())
+                nearest[row] = order[1] if order[0] == block[row] else order[0]
         blocks.append(nearest)
     partner = torch.cat(blocks)
     return partner, _rounded((factor[queries] * factor[partner]).sum(dim=1), decimals)

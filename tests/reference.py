@@ -77,7 +77,7 @@ def nystrom_distances(rows: Array, columns: int | Sequence[int]) -> Array:
     chosen = list(range(columns)) if isinstance(columns, int) else list(columns)
     c = units @ units[chosen].T
     s = c @ np.linalg.pinv(c[chosen], rcond=1e-15) @ c.T
-    # S is symmetric but for its last bits, which would decide between mutual neighbours unless D is rounded, as published.
+    # S is symmetric but for its last bits, which would decide between mutual neighbours where D is not rounded.
     return 1 - (s + s.T) / 2
 
 

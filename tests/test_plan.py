@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from zoo import SPECTROGRAM, Residual, conv_bn, separable
 
-from lightning_cosprune import PruningPlan, plan_pruning, rank_filters, redundant_filters
+from lightning_cosprune import PruningPlan, plan_pruning, rank_filters, redundant_filters, response_vectors
 
 
 def network() -> nn.Sequential:
@@ -165,3 +165,39 @@ class TestPruningPlan:
         assert plan.kept == {"conv": [0, 3]}
         with pytest.raises(TypeError):
             plan.pruned["conv"] = [0]
+
+
+class TestVectors:
+    def test_vectors_take_the_place_of_the_weights(self) -> None:
+        torch.manual_seed(0)
+        model, batches = Residual(), [torch.randn(8, *SPECTROGRAM.shape[1:]) for _ in range(3)]
+        vectors = response_vectors(model, batches)
+        plan = plan_pruning(model, SPECTROGRAM, vectors=vectors)
+        single = "block1.0.0"
+        assert plan.pruned[single] == redundant_filters(vectors[single]).pruned_idxs
+        coupled = [vectors["stem"], vectors["block1.1.0"]]
+        assert plan.pruned["stem"] == plan.pruned["block1.1.0"] == redundant_filters(coupled).pruned_idxs
+        assert dict(plan.pruned) != dict(plan_pruning(model, SPECTROGRAM).pruned)
+        half = plan_pruning(model, SPECTROGRAM, pruning_ratio=0.5, vectors=vectors)
+        assert half.pruned[single] == sorted(rank_filters(vectors[single])[:6].tolist())
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda vectors: vectors.pop("block1.0.0"), "each of the 12 filters of 'block1.0.0', found only stem, "),
+            (lambda vectors: vectors.update({"block1.0.0": torch.eye(5)}), r"'block1.0.0', found shape \(5, 5\)"),
+            (lambda vectors: vectors.clear(), "found only an empty mapping"),
+        ],
+    )
+    def test_vectors_that_do_not_fit_are_refused(self, change, message) -> None:
+        model = Residual()
+        vectors = response_vectors(model, [torch.randn(SPECTROGRAM.shape)])
+        change(vectors)
+        with pytest.raises(ValueError, match=message):
+            plan_pruning(model, SPECTROGRAM, vectors=vectors)
+
+    def test_a_criterion_of_size_has_no_meaning_for_vectors(self) -> None:
+        with pytest.raises(
+            ValueError, match=r"criterion='l1', vectors=...\)`: expected a criterion that compares filters"
+        ):
+            plan_pruning(Residual(), SPECTROGRAM, criterion="l1", vectors={})

@@ -1,5 +1,6 @@
 import itertools
 
+import numpy as np
 import pytest
 import reference
 import torch
@@ -67,6 +68,41 @@ def test_numpy1_order_of_ties_is_the_recorded_argsort(filters, decimals):
     assert found.kept_idxs == sorted(kept)
     if filters == 200:
         assert found.kept_idxs != redundant_filters(weight, decimals=decimals).kept_idxs
+
+
+@pytest.mark.parametrize("columns", [None, 6, 21])
+@pytest.mark.parametrize("decimals", [5, 2, 1])
+@pytest.mark.parametrize("filters", [12, 40, 200])
+def test_the_2023_scripts_read_literally_select_the_same(filters, decimals, columns):
+    """`n(i) = argsort(D[i])[1]`, then the walk; `decimals` below 5 so that there are ties in the rows as well."""
+    weight = normal(filters, 6, 7, 7)
+    rows = reference.vectors(weight.numpy())
+    distance = (
+        reference.cosine_distances(rows)
+        if columns is None
+        else reference.nystrom_distances(rows, min(columns, filters))
+    )
+    distance = np.round(distance, decimals)
+    ranges = [numpy1_argsort(row.tolist()) for row in distance]
+    nearest = [order[1] if order[0] == i else order[0] for i, order in enumerate(ranges)]
+    kept, redundant = [], set()
+    for i in numpy1_argsort([float(distance[i, nearest[i]]) for i in range(filters)]):
+        if i not in redundant:
+            kept.append(i)
+            redundant.add(nearest[i])
+    found = redundant_filters(weight, nystrom_columns=columns, decimals=decimals, ties="numpy1")
+    assert found.partner.tolist() == nearest
+    assert found.kept_idxs == sorted(kept)
+    if filters > 16 and decimals < 5:
+        assert found.partner.tolist() != redundant_filters(weight, nystrom_columns=columns, decimals=1).partner.tolist()
+
+
+def test_copies_are_found_beside_filters_that_are_rounded_to_the_same():
+    weight = torch.eye(4, dtype=torch.float64)[[0, 0, 0, 1, 2, 0]]
+    weight[0, 3] = 1e-4  # to two decimals a copy of filters 1, 2 and 5, which are exact copies of each other
+    for ties in ("stable", "numpy1"):
+        kept = redundant_filters(weight, decimals=2, ties=ties).kept_idxs
+        assert len({1, 2, 5} & set(kept)) <= 1
 
 
 @pytest.mark.parametrize("filters", [9, 16, 64, 256])

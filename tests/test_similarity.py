@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import reference
@@ -232,3 +235,22 @@ def test_trained_weights_have_the_references_neighbours():
 
 def test_half_precision_rows_are_compared_in_float32():
     assert cosine_similarity(normal(5, 3).half()).dtype == torch.float32
+
+
+def test_products_that_the_user_lets_pytorch_round_are_computed_in_float64():
+    program = (
+        "import torch; from lightning_cosprune import cosine_similarity; {switch};"
+        "assert cosine_similarity(torch.eye(3)).dtype == torch.{dtype}"
+    )
+    for switch, dtype in {
+        "pass": "float32",
+        "torch.set_float32_matmul_precision('high')": "float64",
+        # From PyTorch 2.9 on there is a switch a device, and PyTorch raises where the old question is asked then.
+        "setattr(torch.backends.mkldnn, 'fp32_precision', 'bf16')": "float64",
+        "setattr(torch.backends.cuda.matmul, 'fp32_precision', 'tf32')": "float64",
+    }.items():
+        if "setattr" in switch and not hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+            continue
+        command = [sys.executable, "-c", program.format(switch=switch, dtype=dtype)]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, (switch, result.stderr)
