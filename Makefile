@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test check clean
+.PHONY: quickstart test check docs clean
 
 # Train, prune, fine-tune and compare: on synthetic scenes, or with DATA=path on any folder in DCASE layout.
 # ARGS passes further options, such as ARGS="--seeds 5"; `$(BIN)/python -m recipes.quickstart --help` lists them.
@@ -23,6 +23,11 @@ check: .venv/installed
 	assert package.__file__.startswith('$(CURDIR)/build/wheel-import'), package.__file__; \
 	[getattr(package, name) for name in package.__all__]; print('imported from the wheel:', *package.__all__)"
 
+# The pages go to docs/_build/html; the gallery trains a small network on synthetic scenes.
+docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --group docs
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
 # The stamp is written last: an interrupted installation is done again, a finished one takes no time.
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed, found " + sys.version)'
@@ -32,4 +37,4 @@ check: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv build dist runs
+	rm -rf .venv build dist runs docs/_build docs/auto_gallery docs/sg_execution_times.rst

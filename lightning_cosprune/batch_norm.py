@@ -36,7 +36,7 @@ class FoldedLayer:
         reason: Why none is, or ``None``.
     """
 
-    weight: Float[Tensor, "filters channels *kernel"]
+    weight: Float[Tensor, "filters channels ..."]
     bias: Float[Tensor, " filters"]
     batch_norm: str | None
     reason: str | None

@@ -138,6 +138,8 @@ class _Statistics:
         """
         responses = to_working_precision(responses)
         count = responses.shape[1]
+        if count == 0:  # an empty batch
+            return
         rough = responses.mean(dim=1, keepdim=True)
         centred = responses - rough
         rest = centred.sum(dim=1).double().cpu() / count

@@ -58,6 +58,12 @@ def test_it_does_not_matter_how_the_data_are_cut_into_batches(seed, sizes, offse
     torch.testing.assert_close(parts @ parts.T, whole @ whole.T, rtol=0, atol=1e-9)
 
 
+def test_empty_batches_add_nothing():
+    model = network()
+    with_empty = response_vectors(model, [torch.empty(0, 2, 9, 9).double(), *batches()])["0"]
+    assert torch.equal(with_empty, response_vectors(model, batches())["0"])
+
+
 def test_float32_responses_far_from_zero_lose_little():
     model = nn.Sequential(nn.Conv2d(2, 6, 3))
     data = [batch + 100 for batch in batches()]
