@@ -75,6 +75,7 @@ def contenders(weight: Tensor, largest_fpgm: int) -> dict[str, Callable[[Tensor]
     rivals: dict[str, Callable[[Tensor], object]] = {
         "floor: eigh and Gram products": floor,
         "redundant_filters": redundant_filters,
+        "redundant_filters, nystrom_columns=9": lambda layer: redundant_filters(layer, nystrom_columns=9),
         "rank_filters, cosine": rank_filters,
     }
     if len(weight) <= largest_fpgm:
