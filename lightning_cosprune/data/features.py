@@ -1,49 +1,61 @@
-"""The log-mel front end: waveforms to the images that the networks read."""
+"""The log-mel front ends: waveforms to the images that the networks read."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
 class LogMel:
     r"""Log-mel energies of a waveform; the defaults are those of the DCASE 2021 task 1A baseline.
 
-    .. math:: Y = \ln(M \, |\mathrm{STFT}(x)| + \varepsilon)
+    .. math:: Y = \ln(M \, |\mathrm{STFT}(x)|^p + \varepsilon)
+        \quad\text{or}\quad Y = 10 \log_{10} \max(M \, |\mathrm{STFT}(x)|^p, \varepsilon)
 
-    with :math:`M` the Slaney mel filters of ``librosa.filters.mel`` and a *magnitude* spectrogram. Frames are centred:
-    the signal is padded with ``n_fft // 2`` zeros on both sides, as ``librosa.stft`` does since 0.10, and a window
-    that is shorter than ``n_fft`` sits in its middle.
+    with :math:`M` the mel filters of ``librosa.filters.mel``. Frames are centred: the signal is padded with ``n_fft //
+    2`` samples on both sides, and a window that is shorter than ``n_fft`` sits in its middle.
 
-    An instance holds numbers only, so it is a cache key, travels to workers and reads from a LightningCLI file. It
-    works on the device of its input.
+    An instance holds numbers and words only, so it is a cache key, travels to workers and reads from a LightningCLI
+    file. It works on the device of its input. The front ends of the DCASE baselines and of PANNs have names, see
+    :data:`FRONT_ENDS`.
 
     Args:
         sample_rate: Samples per second of the waveform.
-        window_length: Samples of the periodic ("asymmetric") Hamming window.
+        window_length: Samples of the window, which is periodic (DCASE tools call that asymmetric).
         hop_length: Samples from one frame to the next.
         n_fft: Samples of the Fourier transform, at least ``window_length``.
         n_mels: Mel bands.
         fmin: Lower edge of the lowest band in Hz.
         fmax: Upper edge of the highest band in Hz; ``None`` is half the sample rate.
-        epsilon: Added before the logarithm. The default is that of the baseline, ``numpy.spacing(1)``: silence becomes
-            -36.04, no audible value changes, and float32 holds both. Where clips are filled with digital silence, that
-            one value decides the statistics of a band; 1e-5 keeps silence near the quietest sound.
-        num_frames: Frames to keep, from the start. ``None`` keeps ``samples // hop_length``: 500 for ten seconds, as
-            in the 2021 baseline, which drops the last centred frame. The 2022 baseline keeps it: ``num_frames=51`` for
-            one second.
+        epsilon: With the natural logarithm added before it, with decibels the least value it is taken of. The default
+            is that of the baseline, ``numpy.spacing(1)``: silence becomes -36.04, no audible value changes, and float32
+            holds both. Where clips are filled with digital silence, that one value decides the statistics of a band;
+            1e-5 keeps silence near the quietest sound.
+        num_frames: Frames to keep, from the start; ``None`` keeps all.
+        window: ``"hamming"`` or ``"hann"``.
+        power: 1 for magnitudes, 2 for powers.
+        mel_scale: ``"slaney"`` or ``"htk"``, the scale on which bands are spaced evenly.
+        mel_norm: ``"slaney"`` gives every band the same area, ``None`` the same height.
+        pad_mode: ``"constant"`` pads with zeros, as librosa does since 0.9, ``"reflect"`` mirrors the signal, as it did
+            before.
+        log: ``"natural"`` or ``"decibel"``, the two formulas above.
+        last_frame: Whether the frame that is centred at the very end is kept, where ``num_frames`` does not say:
+            ``samples // hop_length`` frames or one more. The 2021 baseline drops it (500 for ten seconds), the 2022
+            baseline keeps it (51 for one).
 
     Raises:
-        ValueError: A size is not positive, the window is longer than ``n_fft``, or the band edges are out of order.
+        ValueError: A size is not positive, the window is longer than ``n_fft``, the band edges are out of order, or a
+            word is none of those above.
 
     Example:
         >>> LogMel()(torch.zeros(2, 441_000)).shape
         torch.Size([2, 40, 500])
-        >>> LogMel(num_frames=51)(torch.zeros(44_100)).shape
+        >>> LogMel(last_frame=True)(torch.zeros(44_100)).shape
         torch.Size([40, 51])
     """
 
@@ -56,6 +68,13 @@ class LogMel:
     fmax: float | None = None
     epsilon: float = 2.220446049250313e-16
     num_frames: int | None = None
+    window: Literal["hamming", "hann"] = "hamming"
+    power: Literal[1, 2] = 1
+    mel_scale: Literal["slaney", "htk"] = "slaney"
+    mel_norm: Literal["slaney"] | None = "slaney"
+    pad_mode: Literal["constant", "reflect"] = "constant"
+    log: Literal["natural", "decibel"] = "natural"
+    last_frame: bool = False
 
     def __post_init__(self) -> None:
         for name in ("sample_rate", "window_length", "hop_length", "n_fft", "n_mels", "num_frames"):
@@ -76,6 +95,17 @@ class LogMel:
             raise ValueError(
                 f"`LogMel(epsilon={self.epsilon})`: expected a positive number, the logarithm of 0 is infinite."
             )
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"`LogMel({name}={getattr(self, name)!r})`: expected one of {', '.join(map(repr, choices))}. "
+                    f"The default is {choices[0]!r}."
+                )
+        if self.log == "decibel" and self.power != 2:
+            raise ValueError(
+                f"`LogMel(log='decibel', power={self.power})`: expected powers, ten times whose logarithm decibels "
+                "are. Write power=2."
+            )
 
     @property
     def highest_frequency(self) -> float:
@@ -89,18 +119,24 @@ class LogMel:
             samples: Its length.
 
         Returns:
-            ``num_frames``, or ``samples // hop_length``.
+            ``num_frames``, or ``samples // hop_length``, and one more with ``last_frame``.
 
         Raises:
-            ValueError: The waveform is too short for one frame, or for ``num_frames``.
+            ValueError: The waveform is too short for one frame, for ``num_frames``, or to be mirrored.
         """
         available = 1 + samples // self.hop_length
-        frames = available - 1 if self.num_frames is None else self.num_frames
+        frames = (available - (not self.last_frame)) if self.num_frames is None else self.num_frames
         if not 1 <= frames <= available:
             raise ValueError(
                 f"`LogMel(num_frames={self.num_frames})`: expected clips of at least "
                 f"{max(1, (self.num_frames or 2) - 1) * self.hop_length} samples, found {samples} "
                 f"({samples / self.sample_rate:g} s at {self.sample_rate} Hz). Use longer clips or fewer frames."
+            )
+        if self.pad_mode == "reflect" and samples <= self.n_fft // 2:
+            raise ValueError(
+                f"`LogMel(pad_mode='reflect')`: expected clips of more than {self.n_fft // 2} samples, half of n_fft, "
+                f"found {samples} ({samples / self.sample_rate:g} s at {self.sample_rate} Hz). Use longer clips or "
+                "pad_mode='constant'."
             )
         return frames
 
@@ -113,6 +149,40 @@ class LogMel:
         Returns:
             ``(..., n_mels, frames)`` in the precision of the input.
         """
+        return self.transform(waveform, *_constants(self, waveform.dtype, waveform.device))
+
+    def constants(self) -> tuple[Tensor, Tensor]:
+        """What the front end multiplies by.
+
+        Returns:
+            The window, ``(window_length,)``, and the mel filters, ``(n_mels, 1 + n_fft // 2)``, float32.
+        """
+        # Imported here because librosa takes a second, and a cached feature store never gets here.
+        from librosa.filters import mel
+
+        filters = mel(
+            sr=self.sample_rate,
+            n_fft=self.n_fft,
+            n_mels=self.n_mels,
+            fmin=self.fmin,
+            fmax=self.highest_frequency,
+            htk=self.mel_scale == "htk",
+            norm=self.mel_norm,
+        )
+        window = torch.hamming_window if self.window == "hamming" else torch.hann_window
+        return window(self.window_length, periodic=True, dtype=torch.float32), torch.from_numpy(filters)
+
+    def transform(self, waveform: Tensor, window: Tensor, filters: Tensor) -> Tensor:
+        """Log-mel energies with given :meth:`constants`.
+
+        Args:
+            waveform: ``(..., samples)``, floating point.
+            window: The window, in the precision and on the device of the waveform.
+            filters: The mel filters, likewise.
+
+        Returns:
+            ``(..., n_mels, frames)``.
+        """
         samples = waveform.shape[-1]
         frames = self.frames(samples)
         spectrum = torch.stft(
@@ -120,37 +190,184 @@ class LogMel:
             self.n_fft,
             self.hop_length,
             self.window_length,
-            window=_hamming(self.window_length, waveform.dtype, waveform.device),
+            window=window,
             center=True,
-            pad_mode="constant",
+            pad_mode=self.pad_mode,
             return_complex=True,
         )
         # Cutting before the product spares the mel filters of frames that nobody reads.
-        magnitude = spectrum[..., :frames].abs()
-        filters = _mel_filters(
-            self.sample_rate,
-            self.n_fft,
-            self.n_mels,
-            self.fmin,
-            self.highest_frequency,
-            waveform.dtype,
-            waveform.device,
+        real, imaginary = spectrum[..., :frames].real, spectrum[..., :frames].imag
+        # Half the time of abs() on CPUs; what underflows is far below any epsilon.
+        energy = real.square().addcmul_(imaginary, imaginary)
+        if self.power == 1:
+            energy = energy.sqrt_()
+        mel = torch.matmul(filters, energy).reshape(*waveform.shape[:-1], self.n_mels, frames)
+        if self.log == "decibel":
+            return mel.clamp_(min=self.epsilon).log10_().mul_(10)
+        return mel.add_(self.epsilon).log_()
+
+
+_CHOICES: dict[str, tuple[object, ...]] = {
+    "window": ("hamming", "hann"),
+    "power": (1, 2),
+    "mel_scale": ("slaney", "htk"),
+    "mel_norm": ("slaney", None),
+    "pad_mode": ("constant", "reflect"),
+    "log": ("natural", "decibel"),
+}
+
+
+@dataclass(frozen=True)
+class NamedFrontEnd:
+    """A front end that others have published.
+
+    Args:
+        log_mel: Its numbers.
+        normalize: Whether the networks that go with it read bands that are shifted and scaled by their mean and
+            standard deviation over the training clips.
+        source: Where the numbers come from.
+    """
+
+    log_mel: LogMel
+    normalize: bool
+    source: str
+
+
+# The extractor of the baselines up to 2022 adds numpy.spacing(1) = 2.2e-16 before the logarithm (dcase_util,
+# `MelExtractor`). None of them pins librosa; that the signal is padded with zeros is what 0.9 or later computes.
+FRONT_ENDS: dict[str, NamedFrontEnd] = {
+    "dcase2019": NamedFrontEnd(
+        LogMel(sample_rate=48_000, window_length=1920, hop_length=960),
+        normalize=True,
+        source="toni-heittola/dcase2019_task1_baseline, task1a.yaml",
+    ),
+    "dcase2021": NamedFrontEnd(LogMel(), normalize=True, source="marmoi/dcase2021_task1a_baseline, task1a.yaml"),
+    "dcase2022": NamedFrontEnd(
+        LogMel(last_frame=True), normalize=True, source="marmoi/dcase2022_task1_baseline, task1_features.yaml"
+    ),
+    # torchaudio's mel spectrogram at the settings of the script, then log(x + 1e-5); batch norm does the rest.
+    "dcase2024": NamedFrontEnd(
+        LogMel(
+            sample_rate=32_000,
+            window_length=3072,
+            hop_length=500,
+            n_fft=4096,
+            n_mels=256,
+            epsilon=1e-5,
+            window="hann",
+            power=2,
+            mel_scale="htk",
+            mel_norm=None,
+            pad_mode="reflect",
+            last_frame=True,
+        ),
+        normalize=False,
+        source="CPJKU/dcase2024_task1_baseline, run_training.py",
+    ),
+    # The trained networks begin with a batch norm over bands, which expects decibels.
+    "panns": NamedFrontEnd(
+        LogMel(
+            sample_rate=32_000,
+            window_length=1024,
+            hop_length=320,
+            n_fft=1024,
+            n_mels=64,
+            fmin=50.0,
+            fmax=14_000.0,
+            epsilon=1e-10,
+            window="hann",
+            power=2,
+            pad_mode="reflect",
+            log="decibel",
+            last_frame=True,
+        ),
+        normalize=False,
+        source="qiuqiangkong/audioset_tagging_cnn, pytorch/models.py (Cnn14) and torchlibrosa",
+    ),
+}
+
+
+def named_front_end(features: LogMel | str, owner: str = "`named_front_end(features={!r})`") -> NamedFrontEnd:
+    """The front end of a name, or the given numbers as one.
+
+    Args:
+        features: One of the names in :data:`FRONT_ENDS`, or numbers of one's own, whose bands are normalised.
+        owner: The beginning of the error; ``{!r}`` is filled with what was found.
+
+    Returns:
+        The front end.
+
+    Raises:
+        ValueError: There is no front end of this name.
+
+    Example:
+        >>> named_front_end("dcase2024").log_mel.n_mels
+        256
+    """
+    if isinstance(features, LogMel):
+        return NamedFrontEnd(features, normalize=True, source="")
+    if features not in FRONT_ENDS:
+        raise ValueError(
+            f"{owner.format(features)}: expected {', '.join(map(repr, FRONT_ENDS))} or a LogMel(...), found "
+            f"{features!r}. To state the numbers yourself write LogMel(sample_rate=..., ...)."
         )
-        mel = torch.matmul(filters, magnitude)
-        return mel.add_(self.epsilon).log_().reshape(*waveform.shape[:-1], self.n_mels, frames)
+    return FRONT_ENDS[features]
+
+
+class FrontEnd(nn.Module):
+    """The front end as the first module of a network: waveforms in, normalised log-mel energies out.
+
+    It has no parameters, and its buffers stay out of state dicts, since its arguments say all.
+
+    Args:
+        features: A name in :data:`FRONT_ENDS`, or the numbers.
+        mean: Mean of each band, ``(n_mels,)``; ``None`` shifts nothing.
+        std: Standard deviation of each band, nowhere zero, ``(n_mels,)``; ``None`` scales nothing.
+
+    Example:
+        >>> FrontEnd("panns")(torch.zeros(2, 32_000)).shape
+        torch.Size([2, 1, 64, 101])
+    """
+
+    window: Tensor
+    filters: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, features: LogMel | str, mean: Tensor | None = None, std: Tensor | None = None) -> None:
+        super().__init__()
+        self.log_mel = named_front_end(features, "`FrontEnd(features={!r})`").log_mel
+        window, filters = self.log_mel.constants()
+        self.register_buffer("window", window, persistent=False)
+        self.register_buffer("filters", filters, persistent=False)
+        bands = self.log_mel.n_mels
+        self.register_buffer("mean", (torch.zeros(bands) if mean is None else mean)[:, None], persistent=False)
+        self.register_buffer("std", (torch.ones(bands) if std is None else std)[:, None], persistent=False)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Normalised log-mel energies.
+
+        Args:
+            waveform: ``(batch, samples)``, floating point.
+
+        Returns:
+            ``(batch, 1, n_mels, frames)``.
+        """
+        # Half precision has no Fourier transform on CPUs and would lose the quiet bands anywhere.
+        with torch.autocast(waveform.device.type, enabled=False):
+            features = self.log_mel.transform(waveform.to(self.window.dtype), self.window, self.filters)
+            return ((features - self.mean) / self.std)[:, None]
+
+    def extra_repr(self) -> str:
+        """The numbers.
+
+        Returns:
+            As :class:`LogMel` prints itself.
+        """
+        return repr(self.log_mel)
 
 
 @lru_cache(maxsize=16)
-def _hamming(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.hamming_window(length, periodic=True, dtype=dtype, device=device)
-
-
-@lru_cache(maxsize=16)
-def _mel_filters(
-    sample_rate: int, n_fft: int, n_mels: int, fmin: float, fmax: float, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    # Imported here because librosa takes a second, and a cached feature store never gets here.
-    from librosa.filters import mel
-
-    filters = mel(sr=sample_rate, n_fft=n_fft, n_mels=n_mels, fmin=fmin, fmax=fmax)
-    return torch.from_numpy(filters).to(device, dtype)
+def _constants(log_mel: LogMel, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    window, filters = log_mel.constants()
+    return window.to(device, dtype), filters.to(device, dtype)

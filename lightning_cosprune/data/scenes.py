@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from lightning_cosprune.data.audio import AudioHeader, read_clip, read_header
 from lightning_cosprune.data.dataset import SceneBatch, SceneDataset, already_collated
-from lightning_cosprune.data.features import LogMel
+from lightning_cosprune.data.features import LogMel, named_front_end
 from lightning_cosprune.data.fraction import fraction_rows
 from lightning_cosprune.data.shuffle import SeededShuffle
 from lightning_cosprune.data.store import FeatureStore, build_store, open_store
@@ -57,6 +57,7 @@ class DCASEScenes(LightningDataModule):
 
     Every band is shifted and scaled by its mean and standard deviation over *all* training clips, also when
     ``train_fraction`` is below 1: a network trained on everything and fine-tuned on a part has to see the same inputs.
+    The front ends ``"dcase2024"`` and ``"panns"`` are exceptions: their networks read bands as they are.
 
     The last batch of a training epoch is left out where it would hold a single clip (another one every epoch), because
     batch norm after a linear layer cannot train on one value; no other clip is dropped.
@@ -64,7 +65,8 @@ class DCASEScenes(LightningDataModule):
     Args:
         root: Folder of the data set. It is only read.
         fold: Fold of the evaluation setup, from 1.
-        features: Front end; ``None`` is that of the DCASE 2021 baseline, ``LogMel()``.
+        features: Front end: a :class:`LogMel`, or one of the names ``"dcase2019"``, ``"dcase2021"``, ``"dcase2022"``,
+            ``"dcase2024"`` (also that of CP-Mobile) and ``"panns"`` (CNN14). ``None`` is ``"dcase2021"``.
         resample: Whether clips of another sample rate than the front end's are resampled. Otherwise they are an error.
         clip_seconds: Duration that clips are cut or padded (with silence, at the end) to. ``None`` takes the duration
             that most training clips have.
@@ -84,14 +86,14 @@ class DCASEScenes(LightningDataModule):
             read.
     """
 
-    default_features: ClassVar[LogMel] = LogMel()
+    default_features: ClassVar[LogMel | str] = "dcase2021"
 
     def __init__(
         self,
         root: str | Path,
         *,
         fold: int = 1,
-        features: LogMel | None = None,
+        features: LogMel | str | None = None,
         resample: bool = True,
         clip_seconds: float | None = None,
         validation_fraction: float = 0.3,
@@ -131,7 +133,10 @@ class DCASEScenes(LightningDataModule):
                 )
         self.root = Path(root).expanduser()
         self.fold = fold
-        self.features = features or self.default_features
+        front_end = named_front_end(
+            self.default_features if features is None else features, f"`{name}(features={{!r}})`"
+        )
+        self.features, self.normalize = front_end.log_mel, front_end.normalize
         self.resample = resample
         self.clip_seconds = clip_seconds
         self.validation_fraction = validation_fraction
@@ -180,7 +185,13 @@ class DCASEScenes(LightningDataModule):
 
     @property
     def band_statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of every band over the training clips, ``(mels,)`` each; extracts if need be."""
+        """What bands are shifted and scaled by, ``(mels,)`` each; extracts the features if need be.
+
+        Mean and standard deviation of every band over the training clips, or 0 and 1 with a front end whose networks
+        read bands as they are.
+        """
+        if not self.normalize:
+            return torch.zeros(self.features.n_mels), torch.ones(self.features.n_mels)
         if self._statistics is None:
             mean, std = self._open_stores()["train"].band_statistics(self._read_fold().unreduced_rows)
             self._statistics = torch.from_numpy(mean), torch.from_numpy(std)

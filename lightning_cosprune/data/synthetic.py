@@ -15,13 +15,14 @@ import soundfile
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from lightning_cosprune.data.features import LogMel
 from lightning_cosprune.data.scenes import DCASEScenes, _Fold
 from lightning_cosprune.data.soundscape import DEVICES, SAMPLE_RATE, SCENES, random_envelope, render
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from lightning_cosprune.data.features import LogMel
 
 Layout = Literal["tau2020", "tau2022"]
 
@@ -59,8 +60,8 @@ class SyntheticScenes(DCASEScenes):
             real set has ten: for its size that gives more different recordings. ``tau2020`` has ten seconds by
             default, as the real one.
         num_cities: Cities to spread the locations over, up to ten.
-        features: Front end; ``None`` is that of the layout's baseline: ``LogMel()`` for ``tau2020``,
-            ``LogMel(num_frames=51)`` for ``tau2022``.
+        features: Front end; ``None`` is that of the layout's baseline: ``"dcase2021"`` for ``tau2020``,
+            ``"dcase2022"`` for ``tau2022``.
         seed: Chooses the sounds, and all that :class:`DCASEScenes` chooses by it.
         **options: The other arguments of :class:`DCASEScenes`.
 
@@ -76,7 +77,7 @@ class SyntheticScenes(DCASEScenes):
         num_recordings: int = 1000,
         recording_seconds: int | None = None,
         num_cities: int = 10,
-        features: LogMel | None = None,
+        features: LogMel | str | None = None,
         seed: int = 0,
         **options: Any,
     ) -> None:
@@ -102,7 +103,7 @@ class SyntheticScenes(DCASEScenes):
                 f"sets name. The default is {len(CITIES)}."
             )
         if features is None:
-            features = LogMel(num_frames=51) if layout == "tau2022" else LogMel()
+            features = "dcase2022" if layout == "tau2022" else "dcase2021"
         super().__init__(root, features=features, seed=seed, **options)
         self.parameters: dict[str, Any] = {
             "format": _SET_FORMAT,

@@ -36,6 +36,15 @@ def test_no_file_imports_an_optional_package_at_its_top() -> None:
 
 
 def test_every_public_name_is_there() -> None:
-    names = {"DCASEScenes", "FractionSampler", "LogMel", "SceneBatch", "SyntheticScenes", "nested_fraction"}
+    names = {
+        "DCASEScenes",
+        "FRONT_ENDS",
+        "FractionSampler",
+        "FrontEnd",
+        "LogMel",
+        "SceneBatch",
+        "SyntheticScenes",
+        "nested_fraction",
+    }
     assert names == set(data.__all__)
     assert all(getattr(data, name).__doc__ for name in names)

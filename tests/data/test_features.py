@@ -5,28 +5,31 @@ import pickle
 import librosa
 import numpy as np
 import pytest
+import scipy.signal
 import torch
 
-from lightning_cosprune.data import LogMel
+from lightning_cosprune.data import FRONT_ENDS, DCASEScenes, FrontEnd, LogMel
 
 
 def reference(waveform: np.ndarray, front_end: LogMel) -> np.ndarray:
     """librosa's own log-mel energies, all centred frames."""
-    spectrum = librosa.stft(
-        waveform,
+    mel = librosa.feature.melspectrogram(
+        y=waveform,
+        sr=front_end.sample_rate,
         n_fft=front_end.n_fft,
         hop_length=front_end.hop_length,
         win_length=front_end.window_length,
-        window="hamming",
-    )
-    mel = librosa.feature.melspectrogram(
-        S=np.abs(spectrum),
-        sr=front_end.sample_rate,
+        window=front_end.window,
+        pad_mode=front_end.pad_mode,
+        power=float(front_end.power),
         n_mels=front_end.n_mels,
         fmin=front_end.fmin,
         fmax=front_end.fmax,
-        power=1.0,
+        htk=front_end.mel_scale == "htk",
+        norm=front_end.mel_norm,
     )
+    if front_end.log == "decibel":
+        return librosa.power_to_db(mel, ref=1.0, amin=front_end.epsilon, top_db=None)
     return np.log(mel + front_end.epsilon)
 
 
@@ -105,11 +108,89 @@ def test_equal_settings_are_the_same_key_and_survive_pickling() -> None:
         ({"fmax": 30_000.0}, "fmax <= 22050"),
         ({"fmin": -1.0}, "0 <= fmin"),
         ({"epsilon": 0.0}, "logarithm of 0 is infinite"),
+        ({"window": "kaiser"}, r"LogMel\(window='kaiser'\).*'hamming', 'hann'"),
+        ({"log": "decibel"}, r"LogMel\(log='decibel', power=1\).*power=2"),
     ],
 )
 def test_wrong_settings_are_refused(setting: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LogMel(**setting)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", FRONT_ENDS)
+@pytest.mark.parametrize("seconds", [1.0, 2.37])
+def test_named_front_ends_agree_with_librosa(name: str, seconds: float) -> None:
+    front_end = FRONT_ENDS[name].log_mel
+    waveform = sound(seconds, front_end.sample_rate)
+    waveform[: len(waveform) // 5] *= 1e-4
+    ours, theirs = front_end(torch.from_numpy(waveform)).numpy(), reference(waveform, front_end)
+    assert np.ptp(theirs) > 8
+    # 1e-4 in natural-log units: where the formula is in decibels, as many of those.
+    tolerance = 1e-4 * (10 / np.log(10) if front_end.log == "decibel" else 1)
+    np.testing.assert_allclose(ours, theirs[:, : ours.shape[1]], atol=tolerance, rtol=0)
+    assert ours.shape == (front_end.n_mels, len(waveform) // front_end.hop_length + front_end.last_frame)
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds", "shape"),
+    [
+        ("dcase2019", 10, (40, 500)),
+        ("dcase2021", 10, (40, 500)),
+        ("dcase2022", 1, (40, 51)),
+        ("dcase2024", 1, (256, 65)),
+        ("panns", 10, (64, 1001)),
+    ],
+)
+def test_named_front_ends_give_the_published_shapes(name: str, seconds: int, shape: tuple[int, int]) -> None:
+    front_end = FRONT_ENDS[name].log_mel
+    assert front_end(torch.zeros(seconds * front_end.sample_rate)).shape == shape
+
+
+def test_the_2021_front_end_is_the_formula_of_its_extractor_in_double_precision() -> None:
+    """Asymmetric Hamming window, magnitudes, natural logarithm: written out with NumPy and SciPy alone."""
+    front_end, waveform = FRONT_ENDS["dcase2021"].log_mel, sound(0.5).astype(np.float64)
+    window = np.pad(scipy.signal.get_window("hamming", 1764, fftbins=True), (2048 - 1764) // 2)
+    padded = np.pad(waveform, 1024)
+    frames = np.stack([padded[start : start + 2048] * window for start in range(0, len(waveform) + 1, 882)])
+    filters = librosa.filters.mel(sr=44_100, n_fft=2048, n_mels=40, fmin=0, fmax=22_050)
+    expected = np.log(filters @ np.abs(np.fft.rfft(frames)).T + np.spacing(1))
+    ours = front_end(torch.from_numpy(waveform)).numpy()
+    # The window is held in single precision.
+    np.testing.assert_allclose(ours, expected[:, :-1], atol=1e-6, rtol=0)
+    assert front_end.epsilon == np.spacing(1)
+
+
+def test_an_unknown_front_end_is_refused_with_the_names() -> None:
+    with pytest.raises(ValueError, match=r"DCASEScenes\(features='dcase1999'\).*'dcase2019', .*'panns' or a LogMel"):
+        DCASEScenes("nowhere", features="dcase1999")
+    with pytest.raises(ValueError, match=r"FrontEnd\(features='mfcc'\).*LogMel\(sample_rate"):
+        FrontEnd("mfcc")
+
+
+def test_mirrored_padding_needs_samples_to_mirror() -> None:
+    with pytest.raises(ValueError, match=r"pad_mode='reflect'.*more than 512 samples.*found 512 .*pad_mode='constant'"):
+        FRONT_ENDS["panns"].log_mel.frames(512)
+
+
+def test_the_module_normalises_moves_and_leaves_no_trace_in_checkpoints() -> None:
+    waveforms = torch.from_numpy(sound(0.4)).reshape(2, -1)
+    mean, std = torch.linspace(-3, -1, 40), torch.linspace(1, 2, 40)
+    module = FrontEnd("dcase2021", mean, std)
+    expected = (LogMel()(waveforms) - mean[:, None]) / std[:, None]
+    torch.testing.assert_close(module(waveforms), expected[:, None], atol=1e-6, rtol=0)
+    assert not module.state_dict()
+    assert not list(module.parameters())
+    assert module.double()(waveforms).dtype == torch.float64
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(module.float()(waveforms), expected[:, None], atol=1e-6, rtol=0)
+
+
+def test_gradients_reach_the_waveform() -> None:
+    waveform = torch.from_numpy(sound(0.1)).requires_grad_()
+    FrontEnd(LogMel(n_mels=8))(waveform[None]).sum().backward()
+    assert waveform.grad is not None
+    assert waveform.grad.isfinite().all()
+    assert waveform.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize(("front_end", "samples"), [(LogMel(), 800), (LogMel(num_frames=51), 43_000)])
