@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, IterableDataset
 
+from lightning_cosprune.checkpoint import STRUCTURE, describe_structure, forget_structure, keep_structure
+from lightning_cosprune.monitors import forget_scores
 from lightning_cosprune.optim import check_bound
 from lightning_cosprune.plan import (
     PruningPlan,
@@ -25,6 +27,7 @@ from lightning_cosprune.plan import (
 )
 from lightning_cosprune.redundancy import check_criterion
 from lightning_cosprune.report import PruningReport
+from lightning_cosprune.schedule import parse_schedule
 from lightning_cosprune.surgery import apply_plan, num_filters
 
 __all__ = ["CosineFilterPruning"]
@@ -45,22 +48,30 @@ class CosineFilterPruning(Callback):
     filters that were kept. The costs before and after go to the Trainer's loggers, and a table to the console when
     training ends.
 
+    Checkpoints hold the structure of the network, so that ``ckpt_path`` resumes, tests and predicts from before and
+    after a prune; without the callback :func:`load_pruned` and :class:`PrunableMixin` read them.
+
     Args:
         pruning_ratio: How many filters go: ``"redundant"`` for as many as the published greedy rule calls redundant, a
             fraction in [0, 1) of every layer, or a mapping from layer name or ``fnmatch`` pattern to such a fraction.
         at_epoch: The epoch, counted from 0, at whose start the network is pruned; 0 prunes before the first epoch, that
-            is before fine-tuning. A sequence prunes in steps: a fraction is then reached in equal parts, counted from
-            the dense network; ``"redundant"`` applies the rule anew at each step.
+            is before fine-tuning. A sequence prunes in steps, and so does a mapping such as ``{"start": 2, "stop": 10,
+            "every": 2}``: a fraction is then reached step by step, counted from the dense network; ``"redundant"``
+            applies the rule anew at each step.
         criterion: Which filters go first: ``"cosine"``, or a rival that :func:`rank_filters` knows, or a callable.
         layers: Names or patterns of the layers to prune; all convolutions where ``None``.
         ignored_layers: Names or patterns of layers that keep all filters.
         round_to: The number of filters kept is rounded up to a multiple of this.
+        schedule: How a fraction is reached in steps: ``"linear"`` removes as much in each, ``"cubic"`` most in the
+            first; see :class:`~lightning_cosprune.schedule.Schedule`.
         module: Name of the attribute of the LightningModule that is pruned, such as ``"student"``; the LightningModule
             itself where ``None``.
         example_inputs: A tensor, or a tuple of positional or a mapping of keyword arguments of what is pruned. Where
             ``None``, its ``example_input_array`` is used, else one sample of the training data.
         seed: Start of the draws of ``criterion="random"``.
         allow_unpruned: Go on where no filter at all can be removed, instead of raising an error.
+        reset_scores: Let ``ModelCheckpoint`` and ``EarlyStopping`` forget at each prune what the larger network scored.
+            Otherwise its checkpoint may stay "best". Files that were written stay, uncounted by ``save_top_k``.
 
     Attributes:
         plans: The plan of each prune of this run so far.
@@ -80,30 +91,23 @@ class CosineFilterPruning(Callback):
     def __init__(
         self,
         pruning_ratio: float | Literal["redundant"] | dict[str, float] = "redundant",
-        at_epoch: int | Sequence[int] = 0,
+        at_epoch: int | Sequence[int] | dict[str, int] = 0,
         criterion: str | Callable[..., Tensor] = "cosine",
         *,
         layers: Sequence[str] | None = None,
         ignored_layers: Sequence[str] = (),
         round_to: int = 1,
+        schedule: Literal["linear", "cubic"] = "linear",
         module: str | None = None,
         example_inputs: Any = None,
         seed: int = 0,
         allow_unpruned: bool = False,
+        reset_scores: bool = True,
     ) -> None:
         check_ratio(pruning_ratio, "CosineFilterPruning")
         check_criterion(criterion)
         check_round_to(round_to, "CosineFilterPruning")
-        epochs = list(at_epoch) if isinstance(at_epoch, Iterable) else [at_epoch]
-        if (
-            not epochs
-            or any(not isinstance(epoch, int) or epoch < 0 for epoch in epochs)
-            or epochs != sorted(set(epochs))
-        ):
-            raise ValueError(
-                f"`CosineFilterPruning(at_epoch={at_epoch!r})`: expected an epoch counted from 0, or a rising sequence "
-                "of such epochs. To prune before training write 0."
-            )
+        self._schedule = parse_schedule(at_epoch, schedule, "CosineFilterPruning")
         self.pruning_ratio = pruning_ratio
         self.at_epoch = at_epoch
         self.criterion = criterion
@@ -114,9 +118,9 @@ class CosineFilterPruning(Callback):
         self.example_inputs = example_inputs
         self.seed = seed
         self.allow_unpruned = allow_unpruned
+        self.reset_scores = reset_scores
         self.plans: list[PruningPlan] = []
         self.reports: list[PruningReport] = []
-        self._epochs: list[int] = epochs
         self._steps_done = 0
         self._dense_filters: dict[str, int] = {}
 
@@ -128,8 +132,9 @@ class CosineFilterPruning(Callback):
 
     # When
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
-        """Refuse set-ups that would go wrong later, and warn of a prune that would never come."""
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let checkpoints keep the structure; refuse what would go wrong, warn of a prune that would never come."""
+        keep_structure(pl_module)
         if stage != "fit":
             return
         if trainer.world_size > 1 or trainer.strategy.restore_checkpoint_after_setup:
@@ -150,7 +155,7 @@ class CosineFilterPruning(Callback):
             self._steps_done, self._dense_filters = 0, {}
             self.plans, self.reports = [], []
         last = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs - 1
-        late = [epoch for epoch in self._epochs if epoch > last]
+        late = [epoch for epoch in self._schedule.epochs if epoch > last]
         if late:
             rank_zero_warn(
                 f"`CosineFilterPruning(at_epoch={self.at_epoch!r})`: expected epochs below "
@@ -187,7 +192,7 @@ class CosineFilterPruning(Callback):
     # What
 
     def _steps_due(self, trainer: Trainer) -> int:
-        return sum(epoch <= trainer.current_epoch for epoch in self._epochs)
+        return self._schedule.steps_due(trainer.current_epoch)
 
     def _prune_if_due(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.should_prune(trainer, pl_module):
@@ -224,9 +229,11 @@ class CosineFilterPruning(Callback):
             )
         self.plans.append(plan)
         self.reports.append(report)
+        reset = forget_scores(trainer.callbacks) if self.reset_scores else []  # type: ignore[attr-defined]
         rank_zero_info(
             f"Pruned at the start of epoch {report.epoch}: {report.before.params:,} -> {report.after.params:,} "
             f"parameters, {report.before.macs / 1e6:,.2f} -> {report.after.macs / 1e6:,.2f} M MACs."
+            + (f" {' and '.join(reset)} forgot the scores of the larger network." if reset else "")
         )
         for logger in trainer.loggers:
             logger.log_metrics(report.metrics(), step=trainer.global_step)
@@ -248,9 +255,9 @@ class CosineFilterPruning(Callback):
         modules = prunable_layers(target)
         counts = {name: num_filters(module) for name, module in modules.items()}
         self._dense_filters = self._dense_filters or counts
-        if self.pruning_ratio == "redundant" or len(self._epochs) == 1:
+        if self.pruning_ratio == "redundant" or len(self._schedule.epochs) == 1:
             return self.pruning_ratio
-        way = max(self._steps_due(trainer), 1) / len(self._epochs)
+        way = self._schedule.share(max(self._steps_due(trainer), 1))
         ratios = resolve_ratios(modules, self.pruning_ratio, self.layers)
         return {
             name: max(0.0, 1 - (dense - math.floor(float(ratio) * way * dense + 1e-6)) / counts[name])
@@ -273,6 +280,14 @@ class CosineFilterPruning(Callback):
         )
 
     # What is remembered
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        """Give the module its own checkpoint hooks back."""
+        forget_structure(pl_module)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+        """Write the structure into checkpoints that are saved after the run, too."""
+        checkpoint.setdefault(STRUCTURE, describe_structure(pl_module))
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know: which steps are done.

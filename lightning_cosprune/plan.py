@@ -64,6 +64,10 @@ class PruningPlan:
         object.__setattr__(self, "filters", MappingProxyType(dict(self.filters)))
         object.__setattr__(self, "skipped", MappingProxyType(dict(self.skipped)))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Sealed mappings cannot be pickled; a copy is checked and sealed anew.
+        return type(self), (dict(self.pruned), dict(self.filters), dict(self.skipped))
+
     @property
     def kept(self) -> dict[str, list[int]]:
         """Layer name -> numbers of the filters that stay, ascending."""

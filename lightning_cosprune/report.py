@@ -64,6 +64,10 @@ class PruningReport:
     def __post_init__(self) -> None:
         object.__setattr__(self, "skipped", MappingProxyType(dict(self.skipped)))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A sealed mapping cannot be pickled; a copy is sealed anew.
+        return type(self), (self.before, self.after, self.layers, dict(self.skipped), self.epoch)
+
     def __str__(self) -> str:
         shapes = ", ".join("x".join(map(str, shape)) for shape in self.before.input_shape)
         when = "" if self.epoch is None else f" at the start of epoch {self.epoch}"

@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -158,6 +161,13 @@ class TestPruningPlan:
     def test_impossible_indices_are_refused(self, idxs: list[int], message: str) -> None:
         with pytest.raises(ValueError, match=message):
             PruningPlan({"conv": idxs}, {"conv": 4})
+
+    def test_it_can_be_copied_and_pickled(self) -> None:
+        plan = PruningPlan({"conv": [2, 1]}, {"conv": 4}, {"head": "ignored"})
+        for copied in (copy.deepcopy(plan), pickle.loads(pickle.dumps(plan))):
+            assert copied == plan
+            with pytest.raises(TypeError):
+                copied.pruned["conv"] = [0]
 
     def test_it_cannot_be_changed(self) -> None:
         plan = PruningPlan({"conv": [2, 1]}, {"conv": 4})
