@@ -21,7 +21,8 @@ class SceneBatch(NamedTuple):
     """A batch, or one sample without the batch dimension; ``x, y, *_ = batch`` works.
 
     Attributes:
-        features: Normalised log-mel energies, float32, ``(batch, 1, mels, frames)``.
+        features: Normalised log-mel energies, float32, ``(batch, 1, mels, frames)``; where waveforms are cached,
+            ``(batch, samples)`` until a Trainer has moved them to its device.
         scene: Numbers of the scenes in ``scene_labels``, int64, ``(batch,)``.
         device: Numbers of the recording devices in ``devices``, int64, ``(batch,)``.
         index: Rows of the samples in the split's table, int64, ``(batch,)``.
@@ -37,7 +38,7 @@ class SceneDataset(Dataset[SceneBatch]):
     """Rows of a feature store.
 
     Args:
-        store: Features of ``(clips, mels, frames)``.
+        store: Features, ``(clips, mels, frames)``, or waveforms, ``(clips, samples)``.
         rows: Row of the store of each sample.
         scene: Number of the scene of each sample.
         device: Number of the device of each sample.
@@ -78,9 +79,13 @@ class SceneDataset(Dataset[SceneBatch]):
             Their samples, already collated.
         """
         index = torch.as_tensor(indices, dtype=torch.int64)
-        features = torch.from_numpy(self.store.features[self.rows[index.numpy()]])
+        rows = self.rows[index.numpy()]
+        labels = self.scene[index], self.device[index], index
+        if "waveforms" in self.store.info["columns"]:
+            return SceneBatch(torch.from_numpy(self.store["waveforms"][rows]).float(), *labels)
+        features = torch.from_numpy(self.store["features"][rows]).float()
         features.sub_(self.mean[:, None]).div_(self.std[:, None])
-        return SceneBatch(features[:, None], self.scene[index], self.device[index], index)
+        return SceneBatch(features[:, None], *labels)
 
 
 def already_collated(batch: Any) -> Any:

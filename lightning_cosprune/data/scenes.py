@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -20,21 +14,14 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
-from lightning_cosprune.data.audio import AudioHeader, read_clip, read_header
+from lightning_cosprune.data.cache import ClipCache, Content, Precision, user_cache
 from lightning_cosprune.data.dataset import SceneBatch, SceneDataset, already_collated
-from lightning_cosprune.data.features import LogMel, named_front_end
+from lightning_cosprune.data.features import FrontEnd, LogMel, named_front_end
 from lightning_cosprune.data.fraction import fraction_rows
 from lightning_cosprune.data.shuffle import SeededShuffle
-from lightning_cosprune.data.store import FeatureStore, build_store, open_store
+from lightning_cosprune.data.store import FeatureStore
 from lightning_cosprune.data.tables import COLUMNS, SceneFolder, validation_mask
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-# Part of every cache key: raise it when the same audio and settings begin to give other features.
-_STORE_FORMAT = 1
 
 
 class DCASEScenes(LightningDataModule):
@@ -51,9 +38,9 @@ class DCASEScenes(LightningDataModule):
     Validation clips are taken out of the training clips location by location, so that no identifier is on both sides.
 
     Features are extracted once, into one memory-mapped file for the training and one for the test clips of a fold.
-    Their names contain a hash of the settings and of every file's name, size and modification time, so another seed,
-    validation split or training fraction costs nothing, and changed audio is noticed. Nothing is ever deleted from
-    ``cache_dir`` but what killed runs have left half written.
+    Their names contain a hash of the settings and of every file's content, so another seed, validation split or
+    training fraction costs nothing, and changed audio is noticed. A run that is killed meanwhile is continued by the
+    next one. What no run needs any more may be deleted from ``cache_dir`` while none is running.
 
     Every band is shifted and scaled by its mean and standard deviation over *all* training clips, also when
     ``train_fraction`` is below 1: a network trained on everything and fine-tuned on a part has to see the same inputs.
@@ -78,6 +65,10 @@ class DCASEScenes(LightningDataModule):
         num_workers: Loader processes. Reading from the store takes so little that 0 is usually fastest.
         cache_dir: Folder for the feature stores; ``None`` is ``lightning_cosprune`` in ``$XDG_CACHE_HOME`` or
             ``~/.cache``.
+        cache: What is kept on disk. ``"features"``, or ``"waveforms"`` of the front end's rate, from which features are
+            computed batch by batch on the training device: for augmentation of the sound itself. Batches then hold
+            waveforms, ``(batch, samples)``, until a Trainer has moved them there.
+        cache_dtype: ``"float32"``, or ``"float16"`` for half the space and steps of at most 0.05 % of a value.
         progress: Whether extraction shows a progress bar.
         seed: Chooses the validation identifiers, the training fraction and the order of training clips.
 
@@ -101,6 +92,8 @@ class DCASEScenes(LightningDataModule):
         batch_size: int = 32,
         num_workers: int = 0,
         cache_dir: str | Path | None = None,
+        cache: Content = "features",
+        cache_dtype: Precision = "float32",
         progress: bool = True,
         seed: int = 0,
     ) -> None:
@@ -131,6 +124,12 @@ class DCASEScenes(LightningDataModule):
                     f"`{name}({parameter}={value})`: expected a whole number of at least {least}. Write {least} or "
                     "more."
                 )
+        for parameter, word, words in (
+            ("cache", cache, get_args(Content)),
+            ("cache_dtype", cache_dtype, get_args(Precision)),
+        ):
+            if word not in words:
+                raise ValueError(f"`{name}({parameter}={word!r})`: expected {words[0]!r} or {words[1]!r}. Choose one.")
         self.root = Path(root).expanduser()
         self.fold = fold
         front_end = named_front_end(
@@ -143,13 +142,16 @@ class DCASEScenes(LightningDataModule):
         self.train_fraction = train_fraction
         self.batch_size = batch_size
         self.num_workers = num_workers
-        self.cache_dir = _user_cache() if cache_dir is None else Path(cache_dir).expanduser()
+        self.cache = cache
+        self.cache_dtype = cache_dtype
+        self.cache_dir = user_cache() if cache_dir is None else Path(cache_dir).expanduser()
         self.progress = progress
         self.seed = seed
         self._fold: _Fold | None = None
         self._stores: dict[str, FeatureStore] | None = None
         self._statistics: tuple[Tensor, Tensor] | None = None
         self._datasets: dict[str, SceneDataset] = {}
+        self._front_end: FrontEnd | None = None
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """What the loaders serve, read from the csv files alone.
@@ -180,8 +182,8 @@ class DCASEScenes(LightningDataModule):
     @property
     def feature_shape(self) -> tuple[int, int, int]:
         """Shape of a clip's features, ``(1, mels, frames)``; extracts them if need be."""
-        bands, frames = self._open_stores()["train"].info["shape"][1:]
-        return 1, bands, frames
+        samples = self._open_stores()["train"].info["clip_samples"]
+        return 1, self.features.n_mels, self.features.frames(samples)
 
     @property
     def band_statistics(self) -> tuple[Tensor, Tensor]:
@@ -250,6 +252,23 @@ class DCASEScenes(LightningDataModule):
         """
         return self._loader(self._dataset("test"))
 
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002
+        """Features of a batch of waveforms, on the device it is on.
+
+        Args:
+            batch: What a loader gave, moved to the training device.
+            dataloader_idx: Which loader, of which each stage has one.
+
+        Returns:
+            The batch with features; the same one where features are cached.
+        """
+        if self.cache == "features":
+            return batch
+        if self._front_end is None:
+            self._front_end = FrontEnd(self.features, *self.band_statistics)
+        with torch.no_grad():
+            return batch._replace(features=self._front_end.to(batch.features.device)(batch.features))
+
     def _loader(self, dataset: SceneDataset, **options: Any) -> DataLoader[SceneBatch]:
         return DataLoader(
             dataset,
@@ -287,112 +306,19 @@ class DCASEScenes(LightningDataModule):
     def _open_stores(self) -> dict[str, FeatureStore]:
         # Of the training clips, validation included, and the test clips.
         if self._stores is None:
-            self._stores = self._find_or_build(self._read_fold().clips)
-        return self._stores
-
-    def _find_or_build(self, clips: dict[str, pd.DataFrame]) -> dict[str, FeatureStore]:
-        paths = {split: [self.root / name for name in table["filename"]] for split, table in clips.items()}
-        fingerprints = _fingerprints(clips, paths, self._owner)
-
-        # Where no duration is asked for, the training clips decide it, and their store remembers it for the test clips.
-        samples = None if self.clip_seconds is None else round(self.clip_seconds * self.features.sample_rate)
-        locations = {"train": self._location(fingerprints["train"], samples)}
-        stores = {"train": open_store(locations["train"])}
-        if samples is None and stores["train"]:
-            samples = int(stores["train"].info["clip_samples"])
-        if samples is not None:
-            locations["test"] = self._location(fingerprints["test"], samples)
-            stores["test"] = open_store(locations["test"])
-
-        # All headers are read before the first clip is decoded: what is wrong shows before hours of extraction, not
-        # after.
-        absent = [path for split in clips if not stores.get(split) for path in paths[split]]
-        if absent:
-            lengths = self._check_headers(absent)
-            if samples is None:
-                samples = _most_common(lengths[: len(paths["train"])])
-                locations["test"] = self._location(fingerprints["test"], samples)
-            self._warn_of_other_lengths(lengths, samples)
-            self._make_cache_dir()
-        assert samples is not None
-
-        return {
-            split: stores.get(split)
-            or build_store(
-                locations[split],
-                paths[split],
-                partial(_extract, features=self.features, samples=samples, owner=self._owner),
-                (self.features.n_mels, self.features.frames(samples)),
-                info={"root": str(self.root), "clip_samples": samples, "features": asdict(self.features)},
-                description=f"Log-mel features ({split})",
+            cache = ClipCache(
+                self.cache_dir,
+                self.root,
+                self.features,
+                content=self.cache,
+                precision=self.cache_dtype,
+                resample=self.resample,
+                clip_seconds=self.clip_seconds,
                 progress=self.progress,
+                owner=self._owner,
             )
-            for split in ("train", "test")
-        }
-
-    def _make_cache_dir(self) -> None:
-        try:
-            self.cache_dir.mkdir(parents=True, exist_ok=True)
-            found = "" if os.access(self.cache_dir, os.W_OK) else "Permission denied"
-        except OSError as error:
-            found = error.strerror or str(error)
-        if found:
-            raise PermissionError(
-                f"`{type(self).__name__}(cache_dir={str(self.cache_dir)!r})`: expected a folder that can be written, "
-                f"found {found!r}. Choose another cache_dir, or another home for all caches by XDG_CACHE_HOME."
-            )
-
-    def _location(self, fingerprint: list[tuple[str, int, int]], samples: int | None) -> Path:
-        key = {
-            "format": _STORE_FORMAT,
-            "features": asdict(self.features),
-            "resample": self.resample,  # a store of resampled clips must not hide that resample=False is an error
-            "clip_samples": samples,
-            "files": fingerprint,
-        }
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
-        return self.cache_dir / f"{self.root.resolve().name}-{digest}"
-
-    def _check_headers(self, paths: Sequence[Path]) -> npt.NDArray[np.int64]:
-        # In samples at the rate of the front end.
-        with ThreadPoolExecutor(8) as pool:
-            found = pool.map(partial(_header_or_error, owner=self._owner), paths)
-            bar = tqdm(found, total=len(paths), desc="Audio headers", unit="file", disable=not self.progress)
-            results = list(bar)
-        errors = [result for result in results if isinstance(result, ValueError)]
-        if len(errors) == 1:
-            raise errors[0]
-        if errors:
-            raise ValueError(
-                f"{errors[0]} {len(errors) - 1} more of {len(paths)} files are unreadable or empty."
-            ) from errors[0]
-        headers = [result for result in results if isinstance(result, AudioHeader)]
-        wanted = self.features.sample_rate
-        if not self.resample:
-            examples: dict[int, Path] = {}
-            for header, path in zip(headers, paths, strict=True):
-                examples.setdefault(header.sample_rate, path)
-            if set(examples) - {wanted}:
-                counts = Counter(header.sample_rate for header in headers)
-                rates = " and ".join(
-                    f"{rate} Hz in {counts[rate]} of {len(paths)} files ({examples[rate]})" for rate in sorted(examples)
-                )
-                raise ValueError(
-                    f"{self._owner}: expected audio at {wanted} Hz only, because of resample=False, found {rates}. "
-                    "Pass resample=True, or features with that sample_rate if all files share it."
-                )
-        return np.array([round(header.samples * wanted / header.sample_rate) for header in headers], dtype=np.int64)
-
-    def _warn_of_other_lengths(self, lengths: npt.NDArray[np.int64], samples: int) -> None:
-        # One sample is what rounding makes of equal durations at different rates.
-        shorter, longer = int(np.sum(lengths < samples - 1)), int(np.sum(lengths > samples + 1))
-        # Cutting to a duration that was asked for needs no warning; padding does: silence is not what was recorded.
-        if shorter or (longer and self.clip_seconds is None):
-            rank_zero_warn(
-                f"{self._owner}: {shorter + longer} of {len(lengths)} clips do not last "
-                f"{samples / self.features.sample_rate:.3f} s: {shorter} shorter ones are filled with silence, "
-                f"{longer} longer ones cut. Choose another duration with clip_seconds."
-            )
+            self._stores = cache.open(self._read_fold().clips)
+        return self._stores
 
 
 @dataclass(frozen=True)
@@ -446,55 +372,3 @@ def _split(
         scene_labels=scene_labels,
         devices=sorted({*train["device"], *test["device"]}),
     )
-
-
-def _fingerprints(
-    clips: dict[str, pd.DataFrame], paths: dict[str, list[Path]], owner: str
-) -> dict[str, list[tuple[str, int, int]]]:
-    # Name, size and modification time of every file: cheap, and enough to notice changed audio.
-    fingerprints: dict[str, list[tuple[str, int, int]]] = {}
-    missing: list[tuple[str, int]] = []
-    for split, table in clips.items():
-        fingerprints[split] = []
-        for row, (name, path) in enumerate(zip(table["filename"], paths[split], strict=True)):
-            try:
-                status = path.stat()
-            except OSError:  # noqa: PERF203 - one missing file must not hide how many others are
-                missing.append((split, row))
-            else:
-                fingerprints[split].append((name, status.st_size, status.st_mtime_ns))
-    if missing:
-        split, row = missing[0]
-        line, source = clips[split]["line"].iloc[row], clips[split]["source"].iloc[row]
-        raise FileNotFoundError(
-            f"{owner}: expected the audio of {source} line {line} at {paths[split][row]}, found no such file; "
-            f"{len(missing) - 1} other files of this fold are missing too. Unpack the missing archive or take the "
-            "rows out."
-        )
-    return fingerprints
-
-
-def _header_or_error(path: Path, owner: str) -> AudioHeader | ValueError:
-    try:
-        return read_header(path, owner)
-    except ValueError as error:
-        return error
-
-
-def _extract(path: Path, features: LogMel, samples: int, owner: str) -> npt.NDArray[np.float32]:
-    clip = read_clip(path, features.sample_rate, samples, owner)
-    with torch.inference_mode():
-        result: npt.NDArray[np.float32] = features(torch.from_numpy(clip)).numpy()
-    return result
-
-
-def _most_common(lengths: npt.NDArray[np.int64]) -> int:
-    # Of equally frequent ones the longest: filling is better than losing sound.
-    values, counts = np.unique(lengths, return_counts=True)
-    return int(values[counts == counts.max()].max())
-
-
-def _user_cache() -> Path:
-    # A relative path in the variable is invalid and to be ignored, says the XDG specification.
-    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (named if named.is_absolute() else Path.home() / ".cache") / "lightning_cosprune" / "features"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -249,6 +251,71 @@ def test_the_cache_notices_changed_audio_and_settings(folder: Folder) -> None:
     ready(folder.scenes(features=LogMel(n_mels=20)))
     ready(folder.scenes(clip_seconds=0.15))
     assert len(stores(folder)) == 7
+
+
+def test_the_cache_knows_content_not_times(folder: Folder, tmp_path: Path) -> None:
+    ready(folder.scenes())
+    before = stores(folder)
+    path = folder.root / folder.train[0][0]
+    os.utime(path)
+    ready(folder.scenes())
+    assert stores(folder) == before
+    state, content = path.stat(), bytearray(path.read_bytes())
+    content[-2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    ready(folder.scenes())
+    assert len(stores(folder) - before) == 1
+    copy = shutil.copytree(folder.root, tmp_path / "elsewhere" / "set")
+    ready(DCASEScenes(copy, cache_dir=folder.root.with_name("cache"), progress=False))
+    assert len(stores(folder)) == 3
+
+
+def test_half_precision_halves_the_cache_and_keeps_the_statistics(folder: Folder) -> None:
+    whole, half = ready(folder.scenes()), ready(folder.scenes(cache_dtype="float16"))
+    for one, other in zip(whole.band_statistics, half.band_statistics, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    one, other = collect(whole.test_dataloader()), collect(half.test_dataloader())
+    assert other.features.dtype == torch.float32
+    torch.testing.assert_close(one.features, other.features, atol=0.02, rtol=0)
+    assert not torch.equal(one.features, other.features)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.parametrize("name", ["dcase2021", "dcase2024"])
+def test_features_are_the_same_cached_or_computed_on_the_device(folder: Folder, tmp_path: Path, name: str) -> None:
+    class Collect(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.batches: list[SceneBatch] = []
+
+        def test_step(self, batch: SceneBatch, batch_idx: int) -> None:
+            self.batches.append(batch)
+
+    seen = []
+    for cache in ("features", "waveforms"):
+        net, scenes = Collect(), folder.scenes(cache=cache, features=name)
+        trainer(tmp_path, enable_checkpointing=False).test(net, datamodule=scenes, verbose=False)
+        seen.append((collect(net.batches), scenes.band_statistics, scenes.feature_shape))
+    (one, statistics, shape), (other, same_statistics, same_shape) = seen
+    assert one.features.shape[1:] == shape == same_shape
+    torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(statistics, same_statistics, rtol=0, atol=0)
+    assert (statistics[0] == 0).all() == (name == "dcase2024")
+
+
+def test_cached_waveforms_are_the_sound(folder: Folder) -> None:
+    scenes = ready(folder.scenes(cache="waveforms"))
+    batch = collect(scenes.test_dataloader())
+    expected, _ = soundfile.read(folder.root / folder.test[0][0], dtype="float32")
+    torch.testing.assert_close(batch.features[0], torch.from_numpy(expected), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("option", [{"cache": "spectra"}, {"cache_dtype": "float64"}])
+def test_an_unknown_way_to_cache_is_refused(option: dict[str, str]) -> None:
+    ((name, value),) = option.items()
+    with pytest.raises(ValueError, match=rf"`DCASEScenes\({name}='{value}'\)`: expected '"):
+        DCASEScenes("anywhere", **option)  # type: ignore[arg-type]
 
 
 def test_the_folder_is_only_read(folder: Folder) -> None:
