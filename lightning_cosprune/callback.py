@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, callbacks
 from lightning.pytorch.utilities.seed import isolate_rng
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
@@ -15,6 +16,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_cosprune.checkpoint import STRUCTURE, describe_structure, forget_structure, keep_structure
+from lightning_cosprune.distributed import check_strategy, decided_by_rank_zero, same_on_all_ranks, unwrapped
 from lightning_cosprune.monitors import forget_scores
 from lightning_cosprune.optim import check_bound
 from lightning_cosprune.plan import (
@@ -137,12 +139,7 @@ class CosineFilterPruning(Callback):
         keep_structure(pl_module)
         if stage != "fit":
             return
-        if trainer.world_size > 1 or trainer.strategy.restore_checkpoint_after_setup:
-            raise ValueError(
-                f"`CosineFilterPruning` with {type(trainer.strategy).__name__} on {trainer.world_size} processes: "
-                "expected one process, because the processes would prune apart. Prune on one process with "
-                "`apply_plan`, then train the smaller network on many."
-            )
+        check_strategy(trainer, pl_module)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, _HOLDERS_OF_OLD_SHAPES):
                 raise ValueError(
@@ -195,25 +192,19 @@ class CosineFilterPruning(Callback):
         return self._schedule.steps_due(trainer.current_epoch)
 
     def _prune_if_due(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.should_prune(trainer, pl_module):
+        # One process's answer counts for all: a rule of one's own may look at what only that process has seen.
+        if trainer.strategy.broadcast(self.should_prune(trainer, pl_module), 0):
             self._prune(trainer, pl_module)
             self._steps_done = self._steps_due(trainer)
 
     def _prune(self, trainer: Trainer, pl_module: LightningModule) -> None:
         target = self._target(pl_module)
-        inputs = self._find_example_inputs(trainer, pl_module, target)
-        plan = plan_pruning(
-            target,
-            inputs,
-            criterion=self.criterion,
-            pruning_ratio=self._ratio_of_step(trainer, target),
-            layers=self.layers,
-            ignored_layers=self.ignored_layers,
-            round_to=self.round_to,
-            seed=self.seed,
-        )
-        alive = check_bound(trainer.optimizers, [pl_module])[0]
-        report = replace(apply_plan(target, plan, inputs, optimizers=trainer.optimizers), epoch=trainer.current_epoch)
+        with unwrapped(trainer), same_on_all_ranks(trainer, pl_module):
+            inputs, plan = decided_by_rank_zero(trainer, lambda: self._decide(trainer, pl_module, target))
+            inputs = _to_device(inputs, pl_module.device)
+            alive = check_bound(trainer.optimizers, [pl_module])[0]
+            report = apply_plan(target, plan, inputs, optimizers=trainer.optimizers)
+        report = replace(report, epoch=trainer.current_epoch)
         bound = check_bound(trainer.optimizers, [pl_module])
         if bound[0] != alive:
             raise RuntimeError(
@@ -237,6 +228,21 @@ class CosineFilterPruning(Callback):
         )
         for logger in trainer.loggers:
             logger.log_metrics(report.metrics(), step=trainer.global_step)
+
+    def _decide(self, trainer: Trainer, pl_module: LightningModule, target: nn.Module) -> tuple[Any, PruningPlan]:
+        """The example input, on the CPU, from where it can travel; and what to remove."""
+        inputs = self._find_example_inputs(trainer, pl_module, target)
+        plan = plan_pruning(
+            target,
+            inputs,
+            criterion=self.criterion,
+            pruning_ratio=self._ratio_of_step(trainer, target),
+            layers=self.layers,
+            ignored_layers=self.ignored_layers,
+            round_to=self.round_to,
+            seed=self.seed,
+        )
+        return _to_device(inputs, torch.device("cpu")), plan
 
     def _target(self, pl_module: LightningModule) -> nn.Module:
         if self.module is None:
@@ -273,11 +279,7 @@ class CosineFilterPruning(Callback):
             batch = _look_at_a_batch(trainer.train_dataloader)
             batch = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch), dataloader_idx=0)
             inputs = _first_input(batch)
-        device = pl_module.device
-        return tree_map(
-            lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf,
-            trainer.precision_plugin.convert_input(inputs),
-        )
+        return _to_device(trainer.precision_plugin.convert_input(inputs), pl_module.device)
 
     # What is remembered
 
@@ -301,6 +303,10 @@ class CosineFilterPruning(Callback):
         """Take up what :meth:`state_dict` wrote."""
         self._steps_done = state_dict["steps_done"]
         self._dense_filters = dict(state_dict["dense_filters"])
+
+
+def _to_device(inputs: Any, device: torch.device) -> Any:
+    return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, inputs)
 
 
 def _look_at_a_batch(loader: Any) -> Any:

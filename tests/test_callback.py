@@ -415,9 +415,3 @@ def test_nothing_to_remove_can_be_allowed(tmp_path: Path) -> None:
 def test_callbacks_that_keep_tensors_of_the_old_shape_are_refused(tmp_path: Path, other: pl.Callback) -> None:
     with pytest.raises(ValueError, match=f"beside Lightning's `{type(other).__name__}`: expected one of them"):
         fit(UsersModule(), CosineFilterPruning(), tmp_path, other)
-
-
-def test_several_processes_are_refused(tmp_path: Path) -> None:
-    trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp_spawn", logger=False, enable_checkpointing=False)
-    with pytest.raises(ValueError, match=r"DDPStrategy on 2 processes: expected one process.*with `apply_plan`"):
-        CosineFilterPruning().setup(trainer, UsersModule(), "fit")

@@ -1,0 +1,119 @@
+"""A run on several processes, for tests/test_distributed.py: `python ddp_run.py FOLDER '{"strategy": ...}'`.
+
+Every process writes what it ended with to FOLDER/rankN.pt.
+"""
+
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy
+from test_callback import UsersModule, loader
+from torch.utils.data import DataLoader, DistributedSampler
+
+from lightning_cosprune import CosineFilterPruning, PrunableMixin, callback
+
+
+class Interleaved(pl.LightningDataModule):
+    """Process r of n has clips r, r + n, ..., so that batches of all processes together are those of one process."""
+
+    def __init__(self, batch_size):
+        super().__init__()
+        self.batch_size = batch_size
+
+    def train_dataloader(self):
+        dataset = loader().dataset
+        sampler = DistributedSampler(dataset, self.trainer.world_size, self.trainer.global_rank, shuffle=False)
+        return DataLoader(dataset, self.batch_size, sampler=sampler)
+
+
+class Prunable(PrunableMixin, UsersModule):
+    pass
+
+
+class WithoutBatchNorm(UsersModule):
+    def __init__(self):
+        super().__init__()
+        for block in self.blocks:
+            block.bn1 = block.bn2 = torch.nn.Identity()
+
+
+class Whatever(CosineFilterPruning):
+    """Prunes by a rule that each process answers differently."""
+
+    def should_prune(self, trainer, pl_module):
+        return trainer.current_epoch == 1 and trainer.global_rank == 0 and not self.reports
+
+
+class Ends(pl.Callback):
+    """Writes down what a process has when training ends, and whether its gradients were those of all processes."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_train_end(self, trainer, pl_module):
+        optimizer = trainer.optimizers[0]
+        wrapper = trainer.strategy.model
+        content = {
+            "weights": pl_module.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "wrapped": {id(p) for p in wrapper.parameters()} == {id(p) for p in pl_module.parameters()},
+            "reports": [str(report) for report in trainer.callbacks[0].reports],
+        }
+        torch.save(content, self.folder / f"rank{trainer.global_rank}.pt")
+
+
+def disagree():
+    """Each process cuts other filters, as if it had planned by itself."""
+    cut = callback.apply_plan
+
+    def by_rank(target, plan, inputs, **options):
+        if torch.distributed.get_rank() == 1:
+            shifted = {name: [(idx + 1) % plan.filters[name] for idx in idxs] for name, idxs in plan.pruned.items()}
+            plan = type(plan)(shifted, plan.filters)
+        return cut(target, plan, inputs, **options)
+
+    callback.apply_plan = by_rank
+
+
+def fail_on_rank_1():
+    cut = callback.apply_plan
+
+    def failing(*args, **options):
+        if torch.distributed.get_rank() == 1:
+            raise MemoryError("no memory on this one")
+        return cut(*args, **options)
+
+    callback.apply_plan = failing
+
+
+def main():
+    folder, options = Path(sys.argv[1]), json.loads(sys.argv[2])
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    if options.get("sabotage"):
+        globals()[options["sabotage"]]()
+    pruning = globals()[options.get("callback", "CosineFilterPruning")](**options.get("pruning", {}))
+    pl.seed_everything(0, verbose=False)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=options.get("devices", 2),
+        strategy=DDPStrategy(process_group_backend="gloo", **options["ddp"]) if "ddp" in options else "auto",
+        max_epochs=options.get("epochs", 3),
+        callbacks=[pruning, Ends(folder), ModelCheckpoint(folder, "{epoch}", save_top_k=-1)],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    module = globals()[options.get("module", "UsersModule")]()
+    trainer.fit(module, datamodule=Interleaved(options.get("batch_size", 4)), ckpt_path=options.get("ckpt_path"))
+    torch.save(module.state_dict(), folder / "after.pt")
+
+
+if __name__ == "__main__":
+    main()
