@@ -8,13 +8,14 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer, callbacks
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, IterableDataset
 
+from lightning_cosprune.averages import find_averages, prune_averages
 from lightning_cosprune.checkpoint import STRUCTURE, describe_structure, forget_structure, keep_structure
 from lightning_cosprune.distributed import check_strategy, decided_by_rank_zero, same_on_all_ranks, unwrapped
 from lightning_cosprune.monitors import forget_scores
@@ -33,13 +34,6 @@ from lightning_cosprune.schedule import parse_schedule
 from lightning_cosprune.surgery import apply_plan, num_filters
 
 __all__ = ["CosineFilterPruning"]
-
-# Callbacks that keep tensors beside the network's own. `WeightAveraging` came with Lightning 2.6.
-_HOLDERS_OF_OLD_SHAPES = tuple(
-    getattr(callbacks, name)
-    for name in ("ModelPruning", "StochasticWeightAveraging", "WeightAveraging")
-    if hasattr(callbacks, name)
-)
 
 
 class CosineFilterPruning(Callback):
@@ -141,11 +135,11 @@ class CosineFilterPruning(Callback):
             return
         check_strategy(trainer, pl_module)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, _HOLDERS_OF_OLD_SHAPES):
+            if any(cls.__name__ == "ModelPruning" for cls in type(callback).__mro__):
                 raise ValueError(
                     f"`CosineFilterPruning` beside Lightning's `{type(callback).__name__}`: expected one of them, "
-                    "because the masks or averages that it keeps do not fit filters that were removed. Take it out, or "
-                    "let it run on the pruned network in a later fit."
+                    "because its masks do not fit filters that were removed. Take it out, or let it run on the pruned "
+                    "network in a later fit."
                 )
         if trainer.current_epoch == 0:
             # A new run, be it the second of this object; what a resumed one has done comes with its checkpoint, later.
@@ -202,8 +196,10 @@ class CosineFilterPruning(Callback):
         with unwrapped(trainer), same_on_all_ranks(trainer, pl_module):
             inputs, plan = decided_by_rank_zero(trainer, lambda: self._decide(trainer, pl_module, target))
             inputs = _to_device(inputs, pl_module.device)
+            averages = find_averages(trainer, pl_module)
             alive = check_bound(trainer.optimizers, [pl_module])[0]
             report = apply_plan(target, plan, inputs, optimizers=trainer.optimizers)
+            prune_averages(averages, self.module, plan, report, inputs)
         report = replace(report, epoch=trainer.current_epoch)
         bound = check_bound(trainer.optimizers, [pl_module])
         if bound[0] != alive:

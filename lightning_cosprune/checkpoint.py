@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
+from lightning_cosprune.averages import averaged_modules
+
 __all__ = [
     "STRUCTURE",
     "PrunableMixin",
@@ -111,7 +113,7 @@ class PrunableMixin:
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take on the structure that the checkpoint holds."""
-        restore_structure(self, checkpoint["state_dict"], checkpoint.get(STRUCTURE))  # type: ignore[arg-type]
+        _restore(self, checkpoint)  # type: ignore[arg-type]
         super().on_load_checkpoint(checkpoint)  # type: ignore[misc]
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -150,8 +152,14 @@ def _save(module: LightningModule, checkpoint: dict[str, Any]) -> None:
 
 
 def _load(module: LightningModule, checkpoint: dict[str, Any]) -> None:
-    restore_structure(module, checkpoint["state_dict"], checkpoint.get(STRUCTURE))
+    _restore(module, checkpoint)
     type(module).on_load_checkpoint(module, checkpoint)
+
+
+def _restore(module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    # Callbacks load the averaged weights they hold a little later, each in its turn.
+    for network in (module, *averaged_modules(getattr(module, "_trainer", None))):
+        restore_structure(network, checkpoint["state_dict"], checkpoint.get(STRUCTURE))
 
 
 def describe_structure(module: nn.Module) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from asserts import assert_optimizers_hold
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelPruning, StochasticWeightAveraging
+from lightning.pytorch.callbacks import ModelPruning
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -403,15 +403,6 @@ def test_nothing_to_remove_can_be_allowed(tmp_path: Path) -> None:
     assert callback.reports[0].skipped["stem"] == "a pruning ratio of 0.01 of its 16 filters is less than one filter"
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        ModelPruning("l1_unstructured", amount=0.5),
-        StochasticWeightAveraging(1e-2),
-        EMAWeightAveraging(),
-    ],
-    ids=lambda callback: type(callback).__name__,
-)
-def test_callbacks_that_keep_tensors_of_the_old_shape_are_refused(tmp_path: Path, other: pl.Callback) -> None:
-    with pytest.raises(ValueError, match=f"beside Lightning's `{type(other).__name__}`: expected one of them"):
-        fit(UsersModule(), CosineFilterPruning(), tmp_path, other)
+def test_lightnings_own_pruning_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="beside Lightning's `ModelPruning`: expected one of them"):
+        fit(UsersModule(), CosineFilterPruning(), tmp_path, ModelPruning("l1_unstructured", amount=0.5))
