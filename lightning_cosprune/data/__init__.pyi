@@ -1,3 +1,10 @@
+from .augment import Augmentation as Augmentation
+from .augment import DeviceImpulseResponse as DeviceImpulseResponse
+from .augment import FreqMixStyle as FreqMixStyle
+from .augment import FrequencyMask as FrequencyMask
+from .augment import Mixup as Mixup
+from .augment import TimeMask as TimeMask
+from .augment import TimeRoll as TimeRoll
 from .dataset import SceneBatch as SceneBatch
 from .features import FRONT_ENDS as FRONT_ENDS
 from .features import FrontEnd as FrontEnd

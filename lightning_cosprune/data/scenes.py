@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, get_args
@@ -15,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lightning_cosprune.data.augment import Augmentation, BatchTransform, check_augment
 from lightning_cosprune.data.cache import ClipCache, Content, Precision, user_cache
 from lightning_cosprune.data.dataset import SceneBatch, SceneDataset, already_collated
 from lightning_cosprune.data.features import FrontEnd, LogMel, named_front_end
@@ -69,6 +71,8 @@ class DCASEScenes(LightningDataModule):
             computed batch by batch on the training device: for augmentation of the sound itself. Batches then hold
             waveforms, ``(batch, samples)``, until a Trainer has moved them there.
         cache_dtype: ``"float32"``, or ``"float16"`` for half the space and steps of at most 0.05 % of a value.
+        augment: Random changes to training batches, on the training device; validation, test and prediction never meet
+            them. Those of the sound itself need ``cache="waveforms"``.
         progress: Whether extraction shows a progress bar.
         seed: Chooses the validation identifiers, the training fraction and the order of training clips.
 
@@ -94,6 +98,7 @@ class DCASEScenes(LightningDataModule):
         cache_dir: str | Path | None = None,
         cache: Content = "features",
         cache_dtype: Precision = "float32",
+        augment: Sequence[Augmentation] | Augmentation | None = None,
         progress: bool = True,
         seed: int = 0,
     ) -> None:
@@ -151,7 +156,8 @@ class DCASEScenes(LightningDataModule):
         self._stores: dict[str, FeatureStore] | None = None
         self._statistics: tuple[Tensor, Tensor] | None = None
         self._datasets: dict[str, SceneDataset] = {}
-        self._front_end: FrontEnd | None = None
+        self.augment = check_augment(augment, cache, name)
+        self._transform: BatchTransform | None = None
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """What the loaders serve, read from the csv files alone.
@@ -212,6 +218,8 @@ class DCASEScenes(LightningDataModule):
         splits = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",), "predict": ("test",)}
         for split in splits.get(stage or "", ("train", "validation", "test")):
             self._dataset(split)
+        # What is wrong with an augmentation shows now, not at the first batch.
+        self._batch_transform()
 
     def train_dataloader(self) -> DataLoader[SceneBatch]:
         """Training batches, shuffled anew every epoch in an order that ``seed`` and the epoch decide.
@@ -253,21 +261,29 @@ class DCASEScenes(LightningDataModule):
         return self._loader(self._dataset("test"))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002
-        """Features of a batch of waveforms, on the device it is on.
+        """What the network reads: features, augmented in training.
 
         Args:
             batch: What a loader gave, moved to the training device.
             dataloader_idx: Which loader, of which each stage has one.
 
         Returns:
-            The batch with features; the same one where features are cached.
+            The batch with features.
         """
-        if self.cache == "features":
+        if self.cache == "features" and not self.augment:
             return batch
-        if self._front_end is None:
-            self._front_end = FrontEnd(self.features, *self.band_statistics)
-        with torch.no_grad():
-            return batch._replace(features=self._front_end.to(batch.features.device)(batch.features))
+        training = self.trainer is not None and self.trainer.training
+        return self._batch_transform().train(training).to(batch.features.device)(batch)
+
+    def _batch_transform(self) -> BatchTransform:
+        if self._transform is None:
+            front_end = FrontEnd(self.features, *self.band_statistics) if self.cache == "waveforms" else None
+            for augmentation in self.augment:
+                augmentation.prepare(
+                    num_classes=len(self.scene_labels), devices=self.devices, sample_rate=self.features.sample_rate
+                )
+            self._transform = BatchTransform(front_end, self.augment)
+        return self._transform
 
     def _loader(self, dataset: SceneDataset, **options: Any) -> DataLoader[SceneBatch]:
         return DataLoader(

@@ -17,7 +17,9 @@ class SceneClassifier(LightningModule):
     """Train ``network`` with cross-entropy and Adam, and measure it as the DCASE challenges do.
 
     Batches are ``(features, scene)`` or, for the accuracy per device, have a third entry with the number of the device,
-    as the batches of :class:`~lightning_cosprune.data.DCASEScenes` have. Logged are ``train/loss`` and, for ``val`` and
+    as the batches of :class:`~lightning_cosprune.data.DCASEScenes` have. In training, ``scene`` may also be the
+    probability of every class, ``(batch, num_classes)``, as :class:`~lightning_cosprune.data.Mixup` makes it; what is
+    measured is always measured on true scenes. Logged are ``train/loss`` and, for ``val`` and
     ``test``, ``accuracy``, ``class_averaged_accuracy``, ``log_loss`` and ``accuracy_device_<name>``.
 
     Args:
@@ -124,6 +126,11 @@ class SceneClassifier(LightningModule):
 
     def _count(self, stage: str, batch: Any) -> None:
         features, scene, *rest = batch
+        if scene.is_floating_point():
+            raise ValueError(
+                f"`SceneClassifier`: expected the number of each clip's scene in {stage} batches, found {scene.dtype} "
+                f"labels of shape {tuple(scene.shape)}. Soft labels belong to training: augment training batches only."
+            )
         scores = self(features)
         metrics: Any = self.metrics[stage]
         metrics["accuracy"].update(scores, scene)

@@ -46,5 +46,6 @@ def test_every_public_name_is_there() -> None:
         "SyntheticScenes",
         "nested_fraction",
     }
+    names |= {"Augmentation", "DeviceImpulseResponse", "FreqMixStyle", "FrequencyMask", "Mixup", "TimeMask", "TimeRoll"}
     assert names == set(data.__all__)
     assert all(getattr(data, name).__doc__ for name in names)

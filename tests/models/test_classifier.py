@@ -97,3 +97,19 @@ def test_accuracy_of_groups() -> None:
     assert right[0] == 0.5
     assert right[1].isnan()
     assert right[2] == 1
+
+
+def test_soft_labels_train_and_are_refused_where_scenes_are_counted() -> None:
+    classifier = SceneClassifier(nn.Flatten(), num_classes=3)
+    features, scene = torch.randn(4, 1, 1, 3), torch.tensor([0, 2, 1, 1])
+    soft = nn.functional.one_hot(scene, 3).float()
+    classifier.log = lambda *_, **__: None  # type: ignore[method-assign]
+    hard_loss = classifier.training_step((features, scene), 0)
+    torch.testing.assert_close(classifier.training_step((features, soft), 0), hard_loss)
+    mixed = 0.3 * soft + 0.7 * soft.flip(0)
+    expected = -(mixed * features.flatten(1).log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(classifier.training_step((features, mixed), 0), expected)
+    with pytest.raises(
+        ValueError, match=r"expected the number of each clip's scene in val batches, found torch.float32"
+    ):
+        classifier.validation_step((features, soft), 0)
