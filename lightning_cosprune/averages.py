@@ -70,8 +70,8 @@ def find_averages(trainer: Trainer, pl_module: LightningModule) -> list[Average]
             found = f"found {' and '.join(map(repr, sources))}" if sources else "found none"
             raise ValueError(
                 f"`CosineFilterPruning` with the AveragedModel {name!r}: expected one part of "
-                f"{type(pl_module).__name__} of its class and shapes, whose prune it would follow, {found}. Keep the average in Lightning's "
-                "`WeightAveraging` callback instead, or name the part that is pruned with `module=`."
+                f"{type(pl_module).__name__} of its class and shapes, whose prune it would follow, {found}. Keep the "
+                "average in Lightning's `WeightAveraging` callback instead."
             )
         network = copy.deepcopy(pl_module)
         parent, _, child = sources[0].rpartition(".")

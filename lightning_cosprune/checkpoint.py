@@ -86,7 +86,7 @@ def load_pruned(
             f"`load_pruned(checkpoint={_shown(checkpoint)})`: expected a Lightning checkpoint, a mapping with a "
             f"`state_dict`, or a state dict, found a mapping with the keys {', '.join(map(str, list(found)[:8]))}."
         )
-    if inspect.isclass(module_class_or_factory) and issubclass(module_class_or_factory, LightningModule):
+    if any(base.__name__ == "LightningModule" for base in getattr(module_class_or_factory, "__mro__", ())):
         accepted = inspect.signature(module_class_or_factory).parameters
         takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
         saved = found.get("hyper_parameters", {})

@@ -121,6 +121,16 @@ def test_a_run_resumes_from_the_middle_of_an_epoch(run, tmp_path):
     assert_same(states_of(trainer), states_of(run[0]))
 
 
+def test_a_dense_run_that_stopped_with_an_epochs_last_batch_is_pruned_at_once(tmp_path):
+    """Lightning does not call `on_train_epoch_start` for that epoch again."""
+    saved = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=3)
+    trainer_for(tmp_path, saved, max_epochs=1).fit(UsersModule(), loader())
+    callback = CosineFilterPruning(0.5)
+    resumed = trainer_for(tmp_path, callback, max_epochs=2, enable_checkpointing=False)
+    resumed.fit(UsersModule(), loader(), ckpt_path=tmp_path / "step=3.ckpt")
+    assert [report.epoch for report in callback.reports] == [0]
+
+
 @pytest.mark.parametrize(("name", "filters"), [("last", 8), ("best", 16)])
 def test_last_and_best_after_the_fit(tmp_path, name, filters):
     """The best checkpoint is that of the dense network here, so the pruned module grows again."""
