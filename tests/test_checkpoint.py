@@ -121,14 +121,23 @@ def test_a_run_resumes_from_the_middle_of_an_epoch(run, tmp_path):
     assert_same(states_of(trainer), states_of(run[0]))
 
 
-def test_a_dense_run_that_stopped_with_an_epochs_last_batch_is_pruned_at_once(tmp_path):
-    """Lightning does not call `on_train_epoch_start` for that epoch again."""
-    saved = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=3)
+@pytest.mark.parametrize("steps", [2, 3])
+def test_a_dense_run_is_pruned_before_it_trains_on(steps, tmp_path):
+    """Resumed within an epoch or after its last batch, Lightning does not call `on_train_epoch_start` for it again."""
+
+    class Seen(pl.Callback):
+        def __init__(self):
+            self.filters = []
+
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            self.filters.append(pl_module.stem.out_channels)
+
+    saved = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=steps)
     trainer_for(tmp_path, saved, max_epochs=1).fit(UsersModule(), loader())
-    callback = CosineFilterPruning(0.5)
-    resumed = trainer_for(tmp_path, callback, max_epochs=2, enable_checkpointing=False)
-    resumed.fit(UsersModule(), loader(), ckpt_path=tmp_path / "step=3.ckpt")
-    assert [report.epoch for report in callback.reports] == [0]
+    seen = Seen()
+    resumed = trainer_for(tmp_path, CosineFilterPruning(0.5), seen, max_epochs=2, enable_checkpointing=False)
+    resumed.fit(UsersModule(), loader(), ckpt_path=tmp_path / f"step={steps}.ckpt")
+    assert seen.filters == [8] * (6 - steps)
 
 
 @pytest.mark.parametrize(("name", "filters"), [("last", 8), ("best", 16)])
