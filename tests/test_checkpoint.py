@@ -121,6 +121,7 @@ def test_a_run_resumes_from_the_middle_of_an_epoch(run, tmp_path):
     assert_same(states_of(trainer), states_of(run[0]))
 
 
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
 @pytest.mark.parametrize("steps", [2, 3])
 def test_a_dense_run_is_pruned_before_it_trains_on(steps, tmp_path):
     """Resumed within an epoch or after its last batch, Lightning does not call `on_train_epoch_start` for it again."""
