@@ -104,7 +104,7 @@ def prune_averages(
         network = average.network if module is None else average.network.get_submodule(module)
         device = next(network.parameters()).device  # averages may be kept on another device than the network
         own_inputs = tree_map(lambda leaf, to=device: leaf.to(to) if isinstance(leaf, Tensor) else leaf, inputs)
-        found = apply_plan(network, done, own_inputs)
+        found = apply_plan(network, done, own_inputs, allow_unpruned=True)
         if found.layers != report.layers:
             reasons = "".join(f"\n  {name}: {reason}" for name, reason in found.skipped.items())
             raise RuntimeError(

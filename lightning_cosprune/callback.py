@@ -198,7 +198,7 @@ class CosineFilterPruning(Callback):
             inputs = _to_device(inputs, pl_module.device)
             averages = find_averages(trainer, pl_module)
             alive = check_bound(trainer.optimizers, [pl_module])[0]
-            report = apply_plan(target, plan, inputs, optimizers=trainer.optimizers)
+            report = apply_plan(target, plan, inputs, optimizers=trainer.optimizers, allow_unpruned=True)
             prune_averages(averages, self.module, plan, report, inputs)
         report = replace(report, epoch=trainer.current_epoch)
         bound = check_bound(trainer.optimizers, [pl_module])

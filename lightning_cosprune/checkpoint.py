@@ -299,10 +299,8 @@ def _sizes_of(layer: nn.Module, shapes: Mapping[str, list[int]]) -> dict[str, An
     weight = shapes.get("weight")
     if isinstance(layer, _ConvNd) and weight:
         first, second = weight[:2]
-        if layer.groups == layer.in_channels > 1:  # depthwise: each input channel has a group of its own
-            groups = first if layer.transposed else first * layer.in_channels // layer.out_channels
-            wide = second * groups if layer.transposed else first
-            return {"in_channels": groups, "out_channels": wide, "groups": groups}
+        if layer.groups == layer.in_channels == layer.out_channels > 1:  # depthwise; others keep their groups
+            return {"in_channels": first, "out_channels": first, "groups": first}
         inputs, outputs = (first, second) if layer.transposed else (second, first)
         scaled = {"in_channels": inputs, "out_channels": outputs}
         grouped = "out_channels" if layer.transposed else "in_channels"

@@ -14,7 +14,18 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ["Complexity", "call", "evaluating", "measure_complexity"]
+from lightning_cosprune.rollback import unchanged
+
+__all__ = [
+    "Complexity",
+    "as_call",
+    "call",
+    "eager",
+    "evaluating",
+    "float_tensors",
+    "measure_complexity",
+    "same_random_state",
+]
 
 
 @dataclass(frozen=True)
@@ -65,7 +76,14 @@ def measure_complexity(model: nn.Module, example_inputs: Any) -> Complexity:
     """
     stored = _stored_tensors(model)
     quiet = warnings.catch_warnings()
-    with evaluating(model), _unfused(model), torch.no_grad(), quiet, FlopCounterMode(display=False) as counter:
+    with (
+        unchanged(model),
+        evaluating(model),
+        _unfused(model),
+        torch.no_grad(),
+        quiet,
+        FlopCounterMode(display=False) as counter,
+    ):
         # The counter's hooks fire once more for compiled modules, which count nothing themselves.
         warnings.filterwarnings("ignore", message="Using `torch.compile")
         call(model, example_inputs)
@@ -84,18 +102,68 @@ def call(model: nn.Module, example_inputs: Any) -> Any:
     Returns:
         What the model returns.
     """
-    with _eager():
-        if isinstance(example_inputs, Mapping):
-            return model(**example_inputs)
-        if isinstance(example_inputs, Sequence):
-            return model(*example_inputs)
-        return model(example_inputs)
+    args, kwargs = as_call(example_inputs)
+    with eager():
+        return model(*args, **kwargs)
 
 
-def _eager() -> contextlib.AbstractContextManager[Any]:
-    """Run compiled modules as they were written: compiled code keeps no record of which layer reads which."""
+def eager() -> contextlib.AbstractContextManager[Any]:
+    """Run compiled modules as they were written: compiled code keeps no record of which layer reads which.
+
+    Returns:
+        A context.
+    """
     set_stance = getattr(torch.compiler, "set_stance", None)  # from PyTorch 2.6 on
     return set_stance("force_eager") if set_stance else contextlib.nullcontext()
+
+
+def as_call(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments that ``example_inputs`` stands for.
+
+    Returns:
+        Both, one of them empty.
+    """
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, Sequence):
+        return tuple(example_inputs), {}
+    return (example_inputs,), {}
+
+
+def float_tensors(outputs: Any) -> list[Tensor]:
+    """The floating-point tensors of a network's output, which may be nested and may be a dataclass.
+
+    Raises:
+        ValueError: There is none.
+
+    Returns:
+        The tensors, in a fixed order.
+    """
+    tensors: list[Tensor] = []
+    stack = [outputs]
+    while stack:
+        leaf = stack.pop()
+        fields = getattr(leaf, "__dataclass_fields__", None)
+        if fields is not None and not isinstance(leaf, type):
+            stack += [getattr(leaf, name) for name in fields]
+        elif isinstance(leaf, Tensor):
+            tensors += [leaf] if leaf.is_floating_point() else []
+        elif isinstance(leaf, Mapping):
+            stack += leaf.values()
+        else:
+            leaves = tree_leaves(leaf)
+            stack += [] if len(leaves) == 1 and leaves[0] is leaf else leaves
+    if not tensors:
+        raise ValueError(f"expected `forward` to return a floating-point tensor, found {type(outputs).__name__}")
+    return tensors[::-1]
+
+
+@contextlib.contextmanager
+def same_random_state() -> Iterator[None]:
+    """Leave the random streams of training where they are, and draw the same numbers each time."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(0)
+        yield
 
 
 def _stored_tensors(model: nn.Module) -> list[Tensor]:

@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from lightning_cosprune.channels import ChannelGroup, channel_groups, is_depthwise
 from lightning_cosprune.filters import layer_weight
 from lightning_cosprune.redundancy import check_criterion, rank_filters, redundant_filters
-from lightning_cosprune.surgery import ChannelGroup, channel_groups
 
 __all__ = ["PruningPlan", "check_ratio", "check_round_to", "plan_pruning", "prunable_layers", "resolve_ratios"]
 
@@ -188,12 +188,12 @@ def plan_pruning(
 
     pruned: dict[str, list[int]] = {}
     filters: dict[str, int] = {}
-    skipped: dict[str, str] = {}
+    skipped = {name: "depthwise: no layer feeds it" for name, module in modules.items() if is_depthwise(module)}
     for group in channel_groups(model, example_inputs):
         names = group.layers
         asked = [ratios[name] for name in names if name in ratios]
-        if not asked and not any(isinstance(modules[name], nn.modules.conv._ConvNd) for name in names):
-            continue  # A linear layer is no filter bank: it takes part only where the user asks for it.
+        for name in group.followers:
+            skipped.pop(name, None)
         reason = _reason_to_skip(group, asked, ignored, modules)
         if reason is None:
             try:
@@ -202,11 +202,13 @@ def plan_pruning(
                 raise ValueError(f"layer {' + '.join(names)}: {error}") from error
         if reason is not None:
             skipped.update(dict.fromkeys(names, reason))
+            follows = f"depthwise: it follows {names[0]}, which keeps its filters"
+            skipped.update(dict.fromkeys(group.followers, follows))
             continue
         for name in names:
             pruned[name] = idxs
             filters[name] = group.filters
-    return PruningPlan(pruned, filters, skipped)
+    return PruningPlan(pruned, filters, {name: skipped[name] for name in modules if name in skipped})
 
 
 def prunable_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -265,13 +267,13 @@ def _reason_to_skip(
     others = [name for name in group.layers if name in ignored]
     if others:
         return "ignored" if len(group.layers) == 1 else f"coupled to {', '.join(others)}, which is ignored"
+    if not asked and not any(isinstance(modules[name], nn.modules.conv._ConvNd) for name in group.layers):
+        return "a linear layer, pruned only where `layers` or `pruning_ratio` gives its full name"
     if not asked:
         return "neither `layers` nor `pruning_ratio` names it"
-    if group.refusal is not None:
-        return group.refusal
     if not all(parameter.requires_grad for name in group.layers for parameter in modules[name].parameters()):
-        return "frozen: a parameter of it does not require grad"
-    return None
+        return "frozen: a parameter of it, or of a layer coupled to it, does not require grad"
+    return group.refusal
 
 
 def _choose(
@@ -297,15 +299,19 @@ def _choose(
         # product that is a hair below a whole number is that number: 3/10 of 10 filters is 3.
         wanted = math.floor(min(asked) * group.filters + 1e-6)
         reason = f"a pruning ratio of {min(asked):g} of its {group.filters} filters is less than one filter"
-    kept = math.ceil((group.filters - wanted) / round_to) * round_to
+    # Blocks of a grouped convolution lose the same number each.
+    multiple = math.lcm(round_to, group.blocks)
+    kept = math.ceil((group.filters - wanted) / multiple) * multiple
     if kept >= group.filters:
         return (
             [],
-            reason if wanted == 0 else f"rounding up to a multiple of {round_to} filters keeps all {group.filters}",
+            reason if wanted == 0 else f"rounding up to a multiple of {multiple} filters keeps all {group.filters}",
         )
     options = {"seed": seed + zlib.crc32(group.layers[0].encode())} if criterion == "random" else {}
     order = rank_filters(weight, criterion, **options)
-    return sorted(order[: group.filters - kept].tolist()), None
+    of_block = (order // (group.filters // group.blocks)).argsort(stable=True)
+    first = order[of_block].unflatten(0, (group.blocks, -1))[:, : (group.filters - kept) // group.blocks]
+    return sorted(first.flatten().tolist()), None
 
 
 def _vectors_of(name: str, filters: int, vectors: Mapping[str, Tensor]) -> Tensor:

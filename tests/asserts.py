@@ -8,20 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_leaves
 
-from lightning_cosprune.complexity import call
+from lightning_cosprune.complexity import as_call, call, evaluating, float_tensors
+from lightning_cosprune.rollback import unchanged
 
 
 def outputs_of(model: nn.Module, inputs: Any) -> list[Tensor]:
     """What the network computes in evaluation mode."""
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    with torch.no_grad():
-        outputs = [leaf for leaf in tree_leaves(call(model, inputs)) if isinstance(leaf, Tensor)]
-    for module, mode in training.items():
-        module.training = mode
-    return outputs
+    with unchanged(model), evaluating(model), torch.no_grad():
+        return float_tensors(call(model, inputs))
 
 
 def assert_same_network(model: nn.Module, before: dict[str, Tensor], inputs: Any, outputs: list[Tensor]) -> None:
@@ -38,8 +33,7 @@ def assert_trains(model: nn.Module, inputs: Any) -> None:
     """A forward and backward pass in training mode gives every parameter that requires it a finite gradient."""
     model.train()
     model.zero_grad()
-    leaves = [leaf for leaf in tree_leaves(call(model, inputs)) if isinstance(leaf, Tensor)]
-    sum(leaf.square().sum() for leaf in leaves).backward()
+    sum(leaf.square().sum() for leaf in float_tensors(call(model, inputs))).backward()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             assert parameter.grad is not None, name
@@ -58,3 +52,51 @@ def assert_optimizers_hold(model: nn.Module, optimizers: Iterable[Optimizer]) ->
             for key, value in state.items():
                 if isinstance(value, Tensor) and value.ndim == parameter.ndim:
                     assert all(size in {1, full} for size, full in zip(value.shape, parameter.shape, strict=True)), key
+
+
+def _kept_inputs(dense: nn.Module, pruned: nn.Module, name: str, kept_filters: list[int]) -> Tensor | None:
+    """Which input slices of a weight are left, found by their values; ``None`` where none was taken."""
+    before, after = dense.get_parameter(name).detach().double(), pruned.get_parameter(name).detach().double()
+    layer = dense.get_submodule(name.rpartition(".")[0])
+    groups = getattr(layer, "groups", 1)
+    if getattr(layer, "transposed", False):  # (in, out / groups, *kernel) -> (out, in / groups, *kernel)
+        before, after = (weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1) for weight in (before, after))
+    before = before[kept_filters] if len(after) < len(before) else before
+    if before.shape == after.shape:
+        return None
+    kept = []
+    for wide, narrow in zip(before.chunk(groups), after.chunk(groups), strict=True):
+        columns = (narrow.transpose(0, 1).flatten(1)[:, None] == wide.transpose(0, 1).flatten(1)[None]).all(dim=2)
+        assert (columns.sum(dim=1) == 1).all(), f"{name}: an input slice is none of the dense network's"
+        kept.append(columns.any(dim=0))
+    return torch.stack(kept)
+
+
+def assert_equals_masked_dense(dense: nn.Module, pruned: nn.Module, removed: dict[str, list[int]], inputs: Any) -> None:
+    """The pruned network computes what the dense one does whose readers' weights for the removed channels are zero.
+
+    Which channels a reader has lost is read from the values that its weight has left, not from anybody's bookkeeping.
+    """
+    masked: dict[str, Tensor] = {}
+    for name, parameter in dense.named_parameters():
+        owner, _, key = name.rpartition(".")
+        module = dense.get_submodule(owner)
+        reads = isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)) and key == "weight"
+        if not reads and not key.startswith("weight_ih_l0"):
+            continue
+        filters = range(getattr(module, "out_channels", len(parameter)))
+        kept = _kept_inputs(dense, pruned, name, sorted(set(filters).difference(removed.get(owner, ()))))
+        if kept is None or (getattr(module, "groups", 1) == len(filters) == getattr(module, "in_channels", 0)):
+            continue
+        weight = masked[name] = parameter.detach().clone()
+        if getattr(module, "transposed", False):
+            weight[~kept.flatten()] = 0
+        else:
+            for block, row in zip(weight.chunk(len(kept)), kept, strict=True):
+                block[:, ~row] = 0
+    tolerance = {torch.bfloat16: 3e-2, torch.float64: 1e-9}
+    with unchanged(dense), evaluating(dense), torch.no_grad():
+        wanted = float_tensors(torch.func.functional_call(dense, masked, *as_call(inputs)))
+    for found, expected in zip(outputs_of(pruned, inputs), wanted, strict=True):
+        scale = expected.abs().max().item()
+        torch.testing.assert_close(found, expected, rtol=0, atol=tolerance.get(expected.dtype, 1e-5) * max(scale, 1e-6))

@@ -161,10 +161,12 @@ def test_in_every_network_what_is_folded_is_what_the_norm_gives(case):
             )
     with torch.no_grad():
         call(model.eval(), inputs)
+    narrow = next(model.parameters()).dtype == torch.bfloat16
+    tolerance = {"rtol": 3e-2, "atol": 6e-2} if narrow else {"rtol": 1e-4, "atol": 1e-4}
     for name, folded in found.items():
         if folded.batch_norm is not None:
             layer = copy.deepcopy(modules[name])
             layer._forward_hooks.clear()
             layer.weight = nn.Parameter(as_stored(folded.weight, layer))
             layer.bias = nn.Parameter(folded.bias)
-            torch.testing.assert_close(layer(seen[name][0]), seen[folded.batch_norm], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(layer(seen[name][0]), seen[folded.batch_norm], **tolerance)

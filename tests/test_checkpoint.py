@@ -278,6 +278,8 @@ def test_the_mixin_serves_plain_modules():
 @pytest.mark.parametrize("case", [case for case in CASES if case.pruned], ids=lambda case: case.name)
 @pytest.mark.parametrize("with_structure", [True, False])
 def test_every_network_comes_back_from_its_state_dict(case, with_structure):
+    if case.name == "instance norm" and not with_structure:
+        pytest.skip("an instance norm without scale has no tensor that tells its size")
     torch.manual_seed(0)
     model = case.build()
     apply_plan(model, plan_pruning(model, case.inputs, pruning_ratio=0.5), case.inputs)

@@ -45,12 +45,15 @@ class TestPlanPruning:
     def test_ratio_zero_is_the_identity(self) -> None:
         plan = plan_pruning(network(), SPECTROGRAM, pruning_ratio=0)
         assert not plan.pruned
-        assert set(plan.skipped) == {"0.0", "1.0"}
+        assert set(plan.skipped) == {"0.0", "1.0", "3", "4"}
 
     def test_a_mapping_prunes_only_what_it_names(self) -> None:
         plan = plan_pruning(network(), SPECTROGRAM, pruning_ratio={"1.*": 0.5, "3": 0.25})
         assert {name: len(idxs) for name, idxs in plan.pruned.items()} == {"1.0": 5, "3": 3}
-        assert plan.skipped == {"0.0": "neither `layers` nor `pruning_ratio` names it"}
+        assert plan.skipped == {
+            "0.0": "neither `layers` nor `pruning_ratio` names it",
+            "4": "a linear layer, pruned only where `layers` or `pruning_ratio` gives its full name",
+        }
 
     def test_the_first_pattern_that_matches_counts(self) -> None:
         plan = plan_pruning(network(), SPECTROGRAM, pruning_ratio={"0.0": 0.5, "*": 0.2})
@@ -94,7 +97,8 @@ class TestPlanPruning:
 
     def test_depthwise_layers_are_not_ranked(self) -> None:
         plan = plan_pruning(separable(), SPECTROGRAM)
-        assert set(plan.pruned) | set(plan.skipped) == {"0.0", "2.0"}
+        assert set(plan.pruned) == {"0.0", "2.0"}
+        assert set(plan.skipped) == {"5"}
 
     def test_random_draws_differ_between_layers_and_seeds(self) -> None:
         model = nn.Sequential(conv_bn(1, 32), conv_bn(32, 32), nn.Flatten(), nn.Linear(2048, 5))

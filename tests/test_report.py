@@ -25,7 +25,7 @@ def test_a_report_says_what_was_removed_and_what_was_not() -> None:
     assert f"{report.before.params:,}" in text
     assert f"{report.after.macs:,}" in text
     assert "MACs at 2x1x8x8" in text
-    assert text.endswith("Layers that kept all their filters:\n  1: ignored")
+    assert "Layers that kept all their filters:\n  1: ignored\n  3: a linear layer" in text
     metrics = report.metrics()
     assert metrics["pruning/filters/0.0_before"] == 8
     assert metrics["pruning/filters/0.0_after"] == 4

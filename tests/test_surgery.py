@@ -1,47 +1,115 @@
 import copy
+from typing import Any
 
 import pytest
 import torch
-from asserts import assert_same_network, assert_trains, outputs_of
+from asserts import (
+    assert_equals_masked_dense,
+    assert_optimizers_hold,
+    assert_same_network,
+    assert_trains,
+    outputs_of,
+)
 from torch import nn
 from zoo import CASES, SPECTROGRAM, Case, Residual, conv_bn
+from zoo.case import FOLLOWS, FROZEN, NOT_ASKED, UNREACHED
 
 from lightning_cosprune import PruningPlan, apply_plan, plan_pruning
+from lightning_cosprune.channels import is_depthwise
+from lightning_cosprune.complexity import call, float_tensors
 from lightning_cosprune.plan import prunable_layers
-from lightning_cosprune.surgery import channel_groups
+from lightning_cosprune.surgery import channel_groups, num_filters
 
 
-def mask(model: nn.Module, plan: PruningPlan, consumers: dict[str, list[str]]) -> nn.Module:
-    """The dense network with the consumers' weights for removed channels set to zero, by hand."""
-    masked = copy.deepcopy(model)
+def trained(case: Case) -> nn.Module:
+    """The network of a case with batch norms as training leaves them: removed channels are not zero by themselves."""
+    torch.manual_seed(0)
+    model = case.build()
     with torch.no_grad():
-        for producer, names in consumers.items():
-            for name in names:
-                weight = masked.get_submodule(name).weight
-                channels = plan.filters[producer]
-                weight.view(weight.shape[0], channels, -1)[:, plan.pruned[producer]] = 0
-    return masked
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine:
+                module.running_mean.normal_()
+                module.running_var.uniform_(0.5, 2)
+                module.bias.normal_()
+    return model
+
+
+def twin(case: Case, model: nn.Module) -> nn.Module:
+    """A copy, also of networks that cannot be copied, such as those with the older weight norm."""
+    other = trained(case)
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+def step(model: nn.Module, inputs: Any, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad()
+    sum(leaf.double().square().mean() for leaf in float_tensors(call(model.train(), inputs))).backward()
+    optimizer.step()
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 class TestZoo:
-    def test_cut_or_refused(self, case: Case) -> None:
-        torch.manual_seed(0)
-        model = case.build()
-        before = {name: layer.weight.shape[0] for name, layer in prunable_layers(model).items()}
+    def test_equal_to_the_masked_dense_network_or_refused(self, case: Case) -> None:
+        model, dense = trained(case), trained(case)
+        layers = prunable_layers(model)
         plan = plan_pruning(model, case.inputs, pruning_ratio=0.5)
-        report = apply_plan(model, plan, case.inputs)
-        assert {layer.name for layer in report.layers} == set(case.pruned)
-        assert set(report.skipped) == set(case.skipped)
-        assert all(report.skipped.values())
+        report = apply_plan(model, plan, case.inputs, allow_unpruned=not case.pruned)
+        removed = {layer.name: list(layer.pruned_idxs) for layer in report.layers}
+        assert tuple(removed) == case.pruned
         for layer in report.layers:
             assert layer.filters_after == layer.filters_before - len(layer.pruned_idxs) == layer.filters_before // 2
+            assert layer.filters_after == num_filters(layers[layer.name])
+        assert set(report.skipped) == set(layers).difference(removed)
+        for name, reason in report.skipped.items():
+            assert case.skipped.get(name, NOT_ASKED) in reason
+            assert num_filters(layers[name]) == num_filters(dense.get_submodule(name))
+        assert_equals_masked_dense(dense, model, removed, case.inputs)
         if case.pruned:
             assert report.after.params < report.before.params
             assert report.after.macs < report.before.macs
-        for name in case.skipped:
-            assert prunable_layers(model)[name].weight.shape[0] == before[name]
-        assert_trains(model, case.inputs)
+        if not any(reason == UNREACHED for reason in case.skipped.values()):
+            assert_trains(model, case.inputs)
+
+    def test_as_many_as_are_redundant_in_the_midst_of_training(self, case: Case) -> None:
+        model = trained(case)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
+        step(model, case.inputs, optimizer)
+        dense = twin(case, model)
+        plan = plan_pruning(model, case.inputs)
+        report = apply_plan(model, plan, case.inputs, optimizers=[optimizer], allow_unpruned=True)
+        removed = {layer.name: list(layer.pruned_idxs) for layer in report.layers}
+        assert set(removed) | set(report.skipped) == set(prunable_layers(model))
+        if case.name != "state between calls":
+            assert_equals_masked_dense(dense, model, removed, case.inputs)
+        assert_optimizers_hold(model, [optimizer])
+        before = [parameter.detach().clone() for parameter in model.parameters()]
+        step(model, case.inputs, optimizer)
+        assert_optimizers_hold(model, [optimizer])
+        for then, parameter in zip(before, model.parameters(), strict=True):
+            assert parameter.grad is None or not parameter.grad.any() or not torch.equal(then, parameter)
+
+    def test_what_is_refused_is_left_untouched(self, case: Case) -> None:
+        """The refused layers alone, by a plan that asks for what :func:`plan_pruning` would not."""
+        model = trained(case).train()
+        layers = prunable_layers(model)
+        wanted = {
+            name: list(range(num_filters(layers[name]) // 2))
+            for name, words in case.skipped.items()
+            if words not in {FROZEN, FOLLOWS} and num_filters(layers[name]) > 1 and not is_depthwise(layers[name])
+        }
+        before, outputs = copy.deepcopy(model.state_dict()), outputs_of(model, case.inputs)
+        parameters = dict(model.named_parameters())
+        attributes = [dict(vars(module)) for module in model.modules()]
+        plan = PruningPlan(wanted, {name: num_filters(layers[name]) for name in wanted})
+        report = apply_plan(model, plan, case.inputs, allow_unpruned=True)
+        assert not report.layers
+        assert set(report.skipped) == set(layers)
+        for module, then in zip(model.modules(), attributes, strict=True):
+            assert list(vars(module)) == list(then)
+            for key, value in vars(module).items():
+                assert value is then[key] or (not isinstance(value, torch.Tensor) and value == then[key]), key
+        assert all(now is parameters[name] for name, now in model.named_parameters())
+        assert_same_network(model, before, case.inputs, outputs)
 
     def test_planning_leaves_no_trace(self, case: Case) -> None:
         model = case.build().train()
@@ -55,26 +123,11 @@ class TestZoo:
         random_state = torch.get_rng_state()
         channel_groups(model, case.inputs)
         assert torch.equal(torch.get_rng_state(), random_state)
-        assert_same_network(model, before, case.inputs, outputs)
         assert [module.training for module in model.modules()] == modes
         assert [parameter.requires_grad for parameter in model.parameters()] == flags
         assert [len(module._forward_hooks) for module in model.modules()] == hooks
         assert not any("forward" in vars(module) for module in model.modules())
-
-
-def test_pruned_equals_masked_dense() -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(conv_bn(1, 8), conv_bn(8, 6), nn.Flatten(), nn.Linear(384, 5))
-    with torch.no_grad():  # batch norms as training leaves them: removed channels would not be zero by themselves
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.running_mean.normal_()
-                module.bias.normal_()
-    plan = plan_pruning(model, SPECTROGRAM, pruning_ratio=0.5)
-    masked = mask(model, plan, {"0.0": ["1.0"], "1.0": ["3"]})
-    apply_plan(model, plan, SPECTROGRAM)
-    torch.testing.assert_close(outputs_of(model, SPECTROGRAM), outputs_of(masked, SPECTROGRAM), rtol=1e-4, atol=1e-5)
-    assert [layer.weight.shape for layer in prunable_layers(model).values()] == [(4, 1, 3, 3), (3, 4, 3, 3), (5, 192)]
+        assert_same_network(model, before, case.inputs, outputs)
 
 
 def test_kept_weights_are_the_dense_ones() -> None:
@@ -102,9 +155,10 @@ def test_coupled_layers_lose_the_same_filters() -> None:
 def test_coupled_layers_with_different_filters_are_refused_untouched() -> None:
     model = Residual()
     before, outputs = copy.deepcopy(model.state_dict()), outputs_of(model, SPECTROGRAM)
-    report = apply_plan(model, PruningPlan({"stem": [0], "block1.1.0": [1]}, {"stem": 8, "block1.1.0": 8}), SPECTROGRAM)
+    plan = PruningPlan({"stem": [0], "block1.1.0": [1]}, {"stem": 8, "block1.1.0": 8})
+    report = apply_plan(model, plan, SPECTROGRAM, allow_unpruned=True)
     assert not report.layers
-    assert "coupled to block1.1.0" in report.skipped["stem"]
+    assert report.skipped["stem"] == "coupled: the plan must name the same filters for stem, block1.1.0"
     assert_same_network(model, before, SPECTROGRAM, outputs)
 
 
@@ -125,7 +179,7 @@ def test_a_wrong_cut_is_undone_to_the_last_bit() -> None:
     model = Normalised()
     before, outputs = copy.deepcopy(model.state_dict()), outputs_of(model, SPECTROGRAM)
     parameters = list(model.parameters())
-    report = apply_plan(model, PruningPlan({"conv1": [0, 3]}, {"conv1": 8}), SPECTROGRAM)
+    report = apply_plan(model, PruningPlan({"conv1": [0, 3]}, {"conv1": 8}), SPECTROGRAM, allow_unpruned=True)
     assert "changes what the other channels compute" in report.skipped["conv1"]
     assert_same_network(model, before, SPECTROGRAM, outputs)
     assert all(now is then for now, then in zip(model.parameters(), parameters, strict=True))
@@ -166,7 +220,7 @@ def test_data_types_are_kept(dtype: torch.dtype) -> None:
 
 def test_constant_example_input_does_not_blind_the_trial() -> None:
     model = nn.Sequential(nn.Conv2d(1, 8, 3, bias=False), nn.GroupNorm(8, 8), nn.Conv2d(8, 4, 3))
-    report = apply_plan(model, PruningPlan({"0": [0]}, {"0": 8}), torch.zeros(1, 1, 8, 8), optimizers=[])
+    report = apply_plan(model, PruningPlan({"0": [0]}, {"0": 8}), torch.zeros(1, 1, 8, 8), allow_unpruned=True)
     assert "0" in report.skipped
 
 
