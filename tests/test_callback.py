@@ -13,6 +13,7 @@ import torch
 from asserts import assert_optimizers_hold
 from lightning.pytorch.callbacks import ModelPruning
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -121,7 +122,14 @@ def test_one_added_line_makes_a_users_network_smaller_and_all_of_it_trains(tmp_p
 
 @pytest.mark.parametrize(
     "options",
-    [{"accumulate_grad_batches": 2}, {"gradient_clip_val": 0.5}, {"precision": "bf16-mixed"}, {"precision": "64-true"}],
+    [
+        {"accumulate_grad_batches": 2},
+        {"gradient_clip_val": 0.5},
+        {"precision": "bf16-mixed"},
+        {"precision": "64-true"},
+        {"plugins": [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=1024.0))]},
+    ],
+    ids=lambda options: next(iter(options)) + str(options.get("precision", "")),
 )
 def test_prune_in_the_middle_of_training(tmp_path: Path, options: dict[str, Any]) -> None:
     module, recorder = UsersModule(), Recorder()

@@ -55,6 +55,37 @@ def test_every_parameter_stays_bound_and_moves(name: str) -> None:
             assert not torch.equal(parameter, old), key
 
 
+SCHEDULERS = {
+    "OneCycleLR": lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.1, total_steps=20),
+    "ReduceLROnPlateau": lambda o: torch.optim.lr_scheduler.ReduceLROnPlateau(o, patience=0),
+    "CosineAnnealingWarmRestarts": lambda o: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(o, 3),
+    "SequentialLR": lambda o: torch.optim.lr_scheduler.SequentialLR(
+        o, [torch.optim.lr_scheduler.LinearLR(o), torch.optim.lr_scheduler.StepLR(o, 2)], milestones=[2]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_schedulers_go_on_where_they_were(name: str) -> None:
+    """The same rates as without a prune, in both parameter groups."""
+
+    def rates(prune: bool) -> list[list[float]]:
+        model = network()
+        groups = [{"params": model[0].parameters(), "lr": 0.05}, {"params": model[1:].parameters()}]
+        optimizer = torch.optim.Adam(groups, lr=0.01)
+        scheduler = SCHEDULERS[name](optimizer)
+        found = []
+        for epoch in range(6):
+            if prune and epoch == 3:
+                apply_plan(model, PLAN, SPECTROGRAM, optimizers=[optimizer])
+            step(model, optimizer)
+            scheduler.step(*([1.0] if name == "ReduceLROnPlateau" else []))
+            found.append([group["lr"] for group in optimizer.param_groups])
+        return found
+
+    assert rates(prune=True) == rates(prune=False)
+
+
 def test_state_is_that_of_the_kept_filters() -> None:
     model = network()
     optimizer = torch.optim.Adam(model.parameters())
