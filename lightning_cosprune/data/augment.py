@@ -376,7 +376,8 @@ def _convolve(waveforms: Tensor, responses: Tensor) -> Tensor:
     samples = waveforms.shape[-1]
     length = 1 << (samples + responses.shape[-1] - 2).bit_length()
     product = torch.fft.rfft(waveforms, length) * torch.fft.rfft(responses, length)
-    return torch.fft.irfft(product, length)[..., :samples]
+    convolved: Tensor = torch.fft.irfft(product, length)[..., :samples]
+    return convolved
 
 
 def _chance(p: float) -> bool:
