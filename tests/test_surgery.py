@@ -11,8 +11,8 @@ from asserts import (
     outputs_of,
 )
 from torch import nn
-from zoo import CASES, SPECTROGRAM, Case, Residual, conv_bn
-from zoo.case import FOLLOWS, FROZEN, NOT_ASKED, UNREACHED
+from zoo import CASES, SPECTROGRAM, Case, Net, Residual, conv, conv_bn
+from zoo.case import FOLLOWS, FROZEN, NOT_ASKED, UNREACHED, pooled
 
 from lightning_cosprune import PruningPlan, apply_plan, plan_pruning
 from lightning_cosprune.channels import is_depthwise
@@ -192,22 +192,42 @@ def test_a_wrong_cut_is_undone_to_the_last_bit() -> None:
 def test_kept_parameters_keep_what_belongs_to_them() -> None:
     model = nn.Sequential(conv_bn(1, 8), conv_bn(8, 6), nn.Flatten(), nn.Linear(384, 5))
     model = model.to(memory_format=torch.channels_last)
-    calls = []
+    calls: dict[str, list[Any]] = {key: [] for key in ("tensor", "accumulated", "forward", "backward")}
     frozen, marked = model[1][0].bias, model[0][0].weight
     frozen.requires_grad_(False)
     marked.note = "mine"
-    marked.register_hook(lambda grad: calls.append(grad.shape))
+    marked.register_hook(lambda grad: calls["tensor"].append(grad.shape))
+    marked.register_post_accumulate_grad_hook(lambda parameter: calls["accumulated"].append(parameter.grad.shape))
+    handle = model[0][0].register_forward_hook(lambda module, args, out: calls["forward"].append(out.shape[1]))
+    model[1][0].register_full_backward_hook(lambda module, into, out: calls["backward"].append(into[0].shape[1]))
     model(SPECTROGRAM).sum().backward()
     gradient = marked.grad.clone()
     plan = PruningPlan({"0.0": [2]}, {"0.0": 8})
+    for seen in calls.values():
+        seen.clear()
     apply_plan(model, plan, SPECTROGRAM)
+    calls["forward"].clear()  # those of the trial
     weight = model[0][0].weight
     assert weight.note == "mine"
     assert torch.equal(weight.grad, gradient[plan.kept["0.0"]])
     assert not model[1][0].bias.requires_grad
     assert model[1][0].weight.is_contiguous(memory_format=torch.channels_last)
     model(SPECTROGRAM).sum().backward()
-    assert calls == [(8, 1, 3, 3), (7, 1, 3, 3)]
+    assert calls == {"tensor": [(7, 1, 3, 3)], "accumulated": [(7, 1, 3, 3)], "forward": [7], "backward": [7]}
+    handle.remove()
+    model(SPECTROGRAM)
+    assert calls["forward"] == [7]
+
+
+def test_frozen_parameters_stay_frozen_where_they_are_cut() -> None:
+    model = nn.Sequential(conv_bn(1, 8), conv_bn(8, 6), nn.Flatten(), nn.Linear(384, 5))
+    for name in ("0.1", "1.0", "3"):
+        model.get_submodule(name).requires_grad_(False)
+    report = apply_plan(model, PruningPlan({"0.0": [2]}, {"0.0": 8}), SPECTROGRAM)
+    assert [layer.name for layer in report.layers] == ["0.0"]
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert frozen == {"0.1.weight", "0.1.bias", "1.0.weight", "1.0.bias", "3.weight", "3.bias"}
+    assert model[1][0].in_channels == 7
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
@@ -238,19 +258,182 @@ def test_a_plan_for_another_network_is_refused(plan: PruningPlan, message: str) 
         apply_plan(model, plan, SPECTROGRAM)
 
 
-def test_a_failing_forward_pass_is_told_and_leaves_no_trace() -> None:
-    model = nn.Sequential(conv_bn(1, 8), nn.Flatten(), nn.Linear(512, 5)).train()
-    with pytest.raises(
-        ValueError, match=r"forward pass of Sequential on the example input failed.*Pass `example_inputs`"
-    ):
-        channel_groups(model, torch.zeros(1, 3, 8, 8))
+class Failing(nn.Module):
+    """Fails in the midst of its forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = conv_bn(1, 8), nn.LSTM(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.last(self.first(x).mean(dim=(2, 3)))
+        raise RuntimeError("no more")
+
+
+@pytest.mark.parametrize("context", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_a_failing_forward_pass_is_told_and_leaves_no_trace(context: Any) -> None:
+    model = Failing().train()
+    model.first[1].eval()
+    model.first[0].weight.requires_grad_(False)
+    model.first.register_forward_hook(lambda *_: None)
+    modes = [module.training for module in model.modules()]
+    flags = [parameter.requires_grad for parameter in model.parameters()]
+    with context():
+        modes_of_autograd = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        message = r"forward pass of Failing on the example input failed.*no more.*Pass `example_inputs`"
+        with pytest.raises(ValueError, match=message):
+            channel_groups(model, SPECTROGRAM)
+        assert (torch.is_grad_enabled(), torch.is_inference_mode_enabled()) == modes_of_autograd
+    assert [module.training for module in model.modules()] == modes
+    assert [parameter.requires_grad for parameter in model.parameters()] == flags
+    assert sum(len(module._forward_hooks) for module in model.modules()) == 1
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_what_is_pruned_without_gradients_can_be_trained(context: Any) -> None:
+    model = nn.Sequential(conv_bn(1, 8), conv_bn(8, 6), nn.Flatten(), nn.Linear(384, 5)).train()
+    with context():
+        example = torch.randn(2, 1, 8, 8)
+        plan = plan_pruning(model, example, pruning_ratio=0.5)
+        assert plan.pruned.keys() == {"0.0", "1.0"}
+        apply_plan(model, plan, example)
+    assert not any(parameter.is_inference() for parameter in model.parameters())
     assert all(module.training for module in model.modules())
-    assert not any(module._forward_hooks for module in model.modules())
+    assert_trains(model, SPECTROGRAM)
 
 
-def test_inside_no_grad_and_inference_mode() -> None:
-    model = nn.Sequential(conv_bn(1, 8), conv_bn(8, 6), nn.Flatten(), nn.Linear(384, 5))
-    with torch.no_grad():
-        assert plan_pruning(model, SPECTROGRAM, pruning_ratio=0.5).pruned.keys() == {"0.0", "1.0"}
-    with torch.inference_mode():
-        assert plan_pruning(model, SPECTROGRAM, pruning_ratio=0.5).pruned.keys() == {"0.0", "1.0"}
+class TestGroupedConvolutions:
+    @pytest.fixture
+    def model(self) -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(
+            conv_bn(1, 8),
+            conv_bn(8, 12, groups=2),
+            conv_bn(12, 6),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(6, 5),
+        )
+
+    def test_each_group_loses_its_first_in_the_ranking(self, model: nn.Module) -> None:
+        plan = plan_pruning(model, SPECTROGRAM, pruning_ratio=0.5, criterion="l1")
+        for name, half in (("0.0", 4), ("1.0", 6)):
+            norms = model.get_submodule(name).weight.abs().sum(dim=(1, 2, 3))
+            smallest = [norms[start : start + half].argsort()[: half // 2] + start for start in (0, half)]
+            assert plan.pruned[name] == sorted(torch.cat(smallest).tolist())
+
+    def test_no_group_loses_more_than_was_asked(self, model: nn.Module) -> None:
+        plan = plan_pruning(model, SPECTROGRAM, pruning_ratio=0.3)
+        assert {name: len(idxs) for name, idxs in plan.pruned.items()} == {"0.0": 2, "1.0": 2, "2.0": 1}
+        plan = plan_pruning(model, SPECTROGRAM, pruning_ratio=0.5, round_to=4)
+        assert {name: len(kept) for name, kept in plan.kept.items()} == {"0.0": 4, "1.0": 8, "2.0": 4}
+
+    def test_any_filters_of_each_group_may_go(self, model: nn.Module) -> None:
+        dense = copy.deepcopy(model)
+        optimizer = torch.optim.Adam(model.parameters())
+        step(model, SPECTROGRAM, optimizer)
+        dense.load_state_dict(model.state_dict())
+        moments = optimizer.state[model[1][0].weight]["exp_avg"].clone()
+        removed = {"0.0": [0, 1, 6, 7], "1.0": [0, 5, 6, 7]}
+        apply_plan(model, PruningPlan(removed, {"0.0": 8, "1.0": 12}), SPECTROGRAM, optimizers=[optimizer])
+        assert_equals_masked_dense(dense, model, removed, SPECTROGRAM)
+        layer = model[1][0]
+        assert (layer.in_channels, layer.out_channels, layer.groups, layer.weight.shape) == (4, 8, 2, (8, 2, 3, 3))
+        first, second = moments[1:5][:, [2, 3]], moments[8:][:, [0, 1]]
+        assert torch.equal(optimizer.state[layer.weight]["exp_avg"], torch.cat([first, second]))
+        step(model, SPECTROGRAM, optimizer)
+        assert_optimizers_hold(model, [optimizer])
+
+    @pytest.mark.parametrize(("name", "idxs"), [("0.0", [0]), ("0.0", [0, 1]), ("1.0", [0, 1, 2, 6])])
+    def test_groups_that_would_lose_different_numbers_are_refused(
+        self, model: nn.Module, name: str, idxs: list[int]
+    ) -> None:
+        before, outputs = copy.deepcopy(model.state_dict()), outputs_of(model, SPECTROGRAM)
+        plan = PruningPlan({name: idxs}, {name: num_filters(model.get_submodule(name))})
+        report = apply_plan(model, plan, SPECTROGRAM, allow_unpruned=True)
+        assert "must lose the same number, found" in report.skipped[name]
+        assert_same_network(model, before, SPECTROGRAM, outputs)
+
+
+def test_every_layer_that_is_left_alone_is_listed_with_its_reason() -> None:
+    model = nn.ModuleDict(
+        {
+            "ignored": conv(1, 4),
+            "frozen": conv(4, 4),
+            "depthwise": conv(4, 4, groups=4),
+            "normed": conv(4, 4),
+            "norm": nn.GroupNorm(2, 4),
+            "cut": conv(4, 4),
+            "kept": conv(4, 2),
+            "unused": conv(4, 4),
+            "linear": nn.Linear(2, 3),
+            "last": nn.Conv1d(3, 2, 1),
+        }
+    )
+    model["frozen"].requires_grad_(False)
+    net = Net(
+        lambda net, x: net.m["last"](
+            net.m["linear"](
+                pooled(
+                    net.m["kept"](
+                        net.m["cut"](
+                            net.m["norm"](net.m["normed"](net.m["depthwise"](net.m["frozen"](net.m["ignored"](x)))))
+                        )
+                    )
+                )
+            )[:, :, None]
+        ),
+        m=model,
+    )
+    ratios = {"m.kept": 0.1, "*": 0.5}
+    plan = plan_pruning(net, SPECTROGRAM, pruning_ratio=ratios, ignored_layers=["m.ignored"])
+    report = apply_plan(net, plan, SPECTROGRAM)
+    assert [layer.name for layer in report.layers] == ["m.cut"]
+    assert dict(report.skipped) == {
+        "m.ignored": "ignored",
+        "m.frozen": "frozen: a parameter of it, or of a layer coupled to it, does not require grad",
+        "m.depthwise": "depthwise: it follows m.frozen, which keeps its filters",
+        "m.normed": "m.norm normalises over groups of channels",
+        "m.kept": "a pruning ratio of 0.1 of its 2 filters is less than one filter",
+        "m.unused": "not reached by the example input's forward pass",
+        "m.linear": "a linear layer, pruned only where `layers` or `pruning_ratio` gives its full name",
+        "m.last": "its filters are outputs of the network",
+    }
+
+
+def test_a_depthwise_layer_is_reported_with_the_layer_it_follows() -> None:
+    model = nn.Sequential(conv_bn(1, 8), conv_bn(8, 8, groups=8), conv_bn(8, 4), nn.Flatten(), nn.Linear(256, 5))
+    report = apply_plan(model, PruningPlan({"0.0": [1, 5]}, {"0.0": 8}), SPECTROGRAM)
+    assert [(layer.name, layer.pruned_idxs) for layer in report.layers] == [("0.0", (1, 5)), ("1.0", (1, 5))]
+    assert report.skipped["2.0"] == "the plan does not name it"
+
+
+def test_nothing_to_remove_is_an_error_with_every_reason() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.GroupNorm(2, 8), nn.Conv2d(8, 4, 3))
+    optimizer = torch.optim.Adam(model.parameters())
+    before, outputs = copy.deepcopy(model.state_dict()), outputs_of(model, SPECTROGRAM)
+    plan = PruningPlan({"0": [0], "2": [1]}, {"0": 8, "2": 4})
+    with pytest.raises(ValueError, match=r"found none.*\n  0: 1 normalises over.*\n  2: its filters are outputs"):
+        apply_plan(model, plan, SPECTROGRAM, optimizers=[optimizer])
+    assert_same_network(model, before, SPECTROGRAM, outputs)
+    assert_optimizers_hold(model, [optimizer])
+    assert not apply_plan(model, plan, SPECTROGRAM, allow_unpruned=True).layers
+
+
+def test_layers_are_cut_one_after_the_other_through_concatenations() -> None:
+    """Each cut renumbers the channels of the next: what was found out before the first is no longer true."""
+    torch.manual_seed(0)
+    model = Net(
+        lambda net, x: net.head(pooled(net.mix(torch.cat([branch(x) for branch in net.branches], 1)).relu())),
+        branches=nn.ModuleList(conv_bn(1, filters) for filters in (4, 6, 8)),
+        mix=conv(18, 8),
+        head=nn.Linear(8, 5),
+    )
+    dense = copy.deepcopy(model)
+    removed = {"branches.0.0": [0, 3], "branches.1.0": [1, 2, 5], "branches.2.0": [0, 7], "mix": [4]}
+    apply_plan(
+        model, PruningPlan(removed, {"branches.0.0": 4, "branches.1.0": 6, "branches.2.0": 8, "mix": 8}), SPECTROGRAM
+    )
+    assert model.mix.in_channels == 11
+    assert_equals_masked_dense(dense, model, removed, SPECTROGRAM)
