@@ -159,10 +159,10 @@ def float_tensors(outputs: Any) -> list[Tensor]:
 
 
 @contextlib.contextmanager
-def same_random_state() -> Iterator[None]:
+def same_random_state(seed: int = 0) -> Iterator[None]:
     """Leave the random streams of training where they are, and draw the same numbers each time."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         yield
 
 

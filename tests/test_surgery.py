@@ -219,6 +219,15 @@ def test_kept_parameters_keep_what_belongs_to_them() -> None:
     assert calls["forward"] == [7]
 
 
+def test_frozen_layers_are_followed_like_others() -> None:
+    model = Residual()
+    expected = channel_groups(model, SPECTROGRAM)
+    model.stem.requires_grad_(False)
+    assert channel_groups(model, SPECTROGRAM) == expected
+    model.requires_grad_(False)
+    assert channel_groups(model, SPECTROGRAM) == expected
+
+
 def test_frozen_parameters_stay_frozen_where_they_are_cut() -> None:
     model = nn.Sequential(conv_bn(1, 8), conv_bn(8, 6), nn.Flatten(), nn.Linear(384, 5))
     for name in ("0.1", "1.0", "3"):

@@ -208,6 +208,20 @@ def auxiliary() -> nn.Module:
     )
 
 
+def normalised_in_training() -> nn.Module:
+    """A norm over channels that only training mode applies: evaluation says nothing of it."""
+    return Net(
+        lambda net, x: net.head(
+            pooled(
+                net.last((y := net.body(x)) / (y.square().mean(1, True) + 0.1).sqrt() if net.training else net.body(x))
+            )
+        ),
+        body=conv_bn(1, 8),
+        last=conv(8, 6),
+        head=nn.Linear(6, 5),
+    )
+
+
 def branching() -> nn.Module:
     """Which layer reads the body depends on the data; the example takes the first."""
     return Net(
@@ -610,6 +624,7 @@ FORMS = [
     Case("equal weights over a shuffle", symmetric, SPECTROGRAM, ("second",), {"first": GUARDED}),
     Case("saturated output", saturated, SPECTROGRAM, ("second",), {"first": GUARDED}),
     Case("head of training mode", auxiliary, SPECTROGRAM, (), {"spare": UNREACHED, "body.0": TRAINING}),
+    Case("norm of training mode", normalised_in_training, SPECTROGRAM, ("last",), {"body.0": GUARDED}),
     Case("branch on the data", branching, SPECTROGRAM, (), {"other": UNREACHED, "body.0": UNCUT, "one": UNCUT}),
     Case("silence", plain, torch.zeros(2, 1, 8, 8), ("0.0", "1.0")),
     Case("silence over a shuffle", symmetric, torch.zeros(1, 1, 8, 8), ("second",), {"first": GUARDED}),
