@@ -81,12 +81,14 @@ def read_clip(path: Path, sample_rate: int, samples: int, owner: str) -> npt.NDA
             f"{owner}: expected finite samples in {path}, found NaN or infinity. Write the file anew or take its row "
             "out of the csv files."
         )
-    mono: npt.NDArray[np.float32] = sound.mean(axis=1)
+    mono: npt.NDArray[np.float32] = sound[:, 0] if sound.shape[1] == 1 else sound.mean(axis=1)
     if found_rate != sample_rate:
         # Imported here because librosa takes a second and most sets have the rate of their front end.
         from librosa import resample
 
         mono = resample(mono, orig_sr=found_rate, target_sr=sample_rate, res_type="soxr_hq")
+    if len(mono) == samples:
+        return mono
     clip = np.zeros(samples, dtype=np.float32)
     kept = mono[:samples]
     clip[: len(kept)] = kept

@@ -33,7 +33,7 @@ Content = Literal["features", "waveforms"]
 Precision = Literal["float32", "float16"]
 
 # Part of every cache key: raise it when the same audio and settings begin to give other features.
-_STORE_FORMAT = 2
+_STORE_FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ def _header_or_error(path: Path, owner: str) -> AudioHeader | ValueError:
 def _extract(path: Path, cache: ClipCache, samples: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     clip = read_clip(path, cache.features.sample_rate, samples, cache.owner)
     with torch.inference_mode():
-        features: npt.NDArray[np.float32] = cache.features(torch.from_numpy(clip)).numpy()
+        features: npt.NDArray[np.float32] = cache.features.extract(torch.from_numpy(clip)).numpy()
     return features if cache.content == "features" else clip, band_moments(features)
 
 

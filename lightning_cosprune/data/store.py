@@ -121,7 +121,9 @@ def band_moments(features: NDArray[np.float32]) -> NDArray[np.float64]:
     Returns:
         ``(2, bands)``.
     """
-    return np.stack([features.mean(axis=1, dtype=np.float64), features.var(axis=1, dtype=np.float64)])
+    precise = features.astype(np.float64)
+    mean = precise.mean(axis=1)
+    return np.stack([mean, np.square(precise - mean[:, None]).mean(axis=1)])
 
 
 def open_store(path: Path) -> FeatureStore | None:
@@ -192,7 +194,7 @@ def build_store(
                 checksums = []
                 # Through files, not through writable memory maps: a full disk is then an OSError, not a SIGBUS.
                 for file, column, parts in zip(arrays, columns.values(), zip(*rows, strict=True), strict=True):
-                    block = np.stack(parts).astype(column.dtype, copy=False)
+                    block = np.ascontiguousarray(np.stack(parts), dtype=column.dtype)
                     file.write(block.data)
                     checksums.append(zlib.crc32(block.data))
                     _to_disk(file)
