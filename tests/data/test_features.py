@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import librosa
 import numpy as np
@@ -214,3 +215,28 @@ def test_gradients_reach_the_waveform() -> None:
 def test_too_short_a_clip_is_refused(front_end: LogMel, samples: int) -> None:
     with pytest.raises(ValueError, match=f"found {samples} .*longer clips or fewer frames"):
         front_end.frames(samples)
+
+
+def test_the_documentation_states_the_numbers() -> None:
+    page = Path(__file__).parents[2] / "docs" / "features.md"
+    lines = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("| ")][:14]
+    cells = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines]
+    table = {name: list(column) for name, *column in zip(*cells, strict=True)}
+    for name, front_end in FRONT_ENDS.items():
+        numbers = front_end.log_mel
+        assert table[name] == [
+            str(numbers.sample_rate),
+            f"{numbers.window_length} {numbers.window}",
+            str(numbers.hop_length),
+            str(numbers.n_fft),
+            numbers.pad_mode,
+            "magnitude" if numbers.power == 1 else "power",
+            f"{numbers.n_mels} {numbers.mel_scale}",
+            f"{numbers.fmin:g}-{numbers.highest_frequency:g}",
+            numbers.log,
+            f"{numbers.epsilon:.2g}",
+            str(numbers.frames(numbers.sample_rate)),
+            str(numbers.frames(10 * numbers.sample_rate)),
+            "yes" if front_end.normalize else "no",
+        ]
+        assert front_end.source.split(",")[0] in page.read_text(encoding="utf-8")
