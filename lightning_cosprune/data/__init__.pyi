@@ -12,4 +12,8 @@ from .features import LogMel as LogMel
 from .fraction import FractionSampler as FractionSampler
 from .fraction import nested_fraction as nested_fraction
 from .scenes import DCASEScenes as DCASEScenes
+from .submission import write_submission as write_submission
 from .synthetic import SyntheticScenes as SyntheticScenes
+from .tau import TAUUrbanAcousticScenes2019 as TAUUrbanAcousticScenes2019
+from .tau import TAUUrbanAcousticScenes2020Mobile as TAUUrbanAcousticScenes2020Mobile
+from .tau import TAUUrbanAcousticScenes2022Mobile as TAUUrbanAcousticScenes2022Mobile

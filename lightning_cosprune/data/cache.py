@@ -227,8 +227,8 @@ def _states(
         line, source = clips[split]["line"].iloc[row], clips[split]["source"].iloc[row]
         raise FileNotFoundError(
             f"{owner}: expected the audio of {source} line {line} at {paths[split][row]}, found no such file; "
-            f"{len(missing) - 1} other files of this fold are missing too. Unpack the missing archive or take the "
-            "rows out."
+            f"{len(missing)} of the {sum(map(len, paths.values()))} files of this fold are missing. Unpack the missing "
+            "archive or take the rows out."
         )
     return states
 

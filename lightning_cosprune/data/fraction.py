@@ -30,7 +30,7 @@ def nested_fraction(table: pd.DataFrame, fraction: float, seed: int = 0) -> pd.D
         seed: Chooses another nested family, a whole number of at most 16 digits.
 
     Returns:
-        The rows of ``round(fraction * recordings)`` recordings, at least one, in the order of ``table``.
+        The rows of as many recordings as :func:`recordings_taken` says, in the order of ``table``.
 
     Raises:
         ValueError: ``fraction`` or ``seed`` is out of range, or a column is missing.
@@ -75,8 +75,22 @@ def fraction_rows(table: pd.DataFrame, fraction: float, seed: int = 0) -> npt.ND
     names = np.asarray(parents, dtype=object)
     order = stratified_order(names, stratum, seed)
     taken = np.zeros(len(names), dtype=bool)
-    taken[order[: max(1, round(fraction * len(names)))]] = True
+    taken[order[: recordings_taken(len(names), fraction)]] = True
     return rows[taken[recordings]]
+
+
+def recordings_taken(recordings: int, fraction: float) -> int:
+    """How many recordings a fraction is.
+
+    The official subsets of TAU 2022 (DCASE 2024, task 1) are made of blocks of a twentieth: 698 of 13,962 recordings,
+    so that half of them is 6,980 and not 6,981. Sets of which twenty blocks leave out less than one in a hundred are
+    cut like that; in smaller ones it would show.
+
+    Returns:
+        At least one, and all of them for the fraction 1.
+    """
+    in_blocks = recordings - recordings % 20 if recordings % 20 < recordings / 100 else recordings
+    return recordings if fraction == 1 else max(1, round(fraction * in_blocks))
 
 
 def stratified_order(names: npt.NDArray[np.object_], strata: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.intp]:

@@ -63,6 +63,11 @@ class DCASEScenes(LightningDataModule):
             validation.
         train_fraction: Share of the training recordings to train on, in (0, 1]; see
             :func:`~lightning_cosprune.data.nested_fraction`.
+        split: A csv file with the training clips to use, such as ``"split25.csv"`` of DCASE 2024: tab separated, with
+            the columns ``filename`` and ``scene_label``. A path in ``root`` or anywhere else; in place of
+            ``train_fraction``. Validation clips are taken out of it too.
+        devices: Recording devices whose clips are used, such as ``["a", "b"]``; all where ``None``.
+        cities: Cities whose clips are used; all where ``None``.
         batch_size: Clips in a batch.
         num_workers: Loader processes. Reading from the store takes so little that 0 is usually fastest.
         cache_dir: Folder for the feature stores; ``None`` is ``lightning_cosprune`` in ``$XDG_CACHE_HOME`` or
@@ -93,6 +98,9 @@ class DCASEScenes(LightningDataModule):
         clip_seconds: float | None = None,
         validation_fraction: float = 0.3,
         train_fraction: float = 1.0,
+        split: str | Path | None = None,
+        devices: Sequence[str] | None = None,
+        cities: Sequence[str] | None = None,
         batch_size: int = 32,
         num_workers: int = 0,
         cache_dir: str | Path | None = None,
@@ -113,6 +121,11 @@ class DCASEScenes(LightningDataModule):
             raise ValueError(
                 f"`{name}(train_fraction={train_fraction})`: expected a fraction in (0, 1]. To train on 25 % of the "
                 "recordings write 0.25."
+            )
+        if split is not None and train_fraction != 1:
+            raise ValueError(
+                f"`{name}(split={str(split)!r}, train_fraction={train_fraction})`: expected one of them, since both "
+                "say which clips to train on. Leave one out."
             )
         if clip_seconds is not None and not 0 < clip_seconds < float("inf"):
             raise ValueError(
@@ -145,6 +158,8 @@ class DCASEScenes(LightningDataModule):
         self.clip_seconds = clip_seconds
         self.validation_fraction = validation_fraction
         self.train_fraction = train_fraction
+        self.split = None if split is None else Path(split).expanduser()
+        self.only = {"device": devices, "city": cities}
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.cache = cache
@@ -315,8 +330,13 @@ class DCASEScenes(LightningDataModule):
 
     def _read_fold(self) -> _Fold:
         if self._fold is None:
-            clips = SceneFolder(self.root, self._owner).read(self.fold)
-            self._fold = _split(clips, self.validation_fraction, self.train_fraction, self.seed, self._owner)
+            folder = SceneFolder(self.root, self._owner)
+            clips = folder.read(self.fold)
+            listed = None if self.split is None else folder.read_split(self.split, clips["train"])
+            wanted = _wanted(clips, self.only, self._owner)
+            self._fold = _split(
+                clips, listed, wanted, self.validation_fraction, self.train_fraction, self.seed, self._owner
+            )
         return self._fold
 
     def _open_stores(self) -> dict[str, FeatureStore]:
@@ -360,8 +380,36 @@ class _Fold:
         return self.clips["test" if split == "test" else "train"].iloc[self.rows[split]]
 
 
+def _wanted(
+    clips: dict[str, pd.DataFrame], only: dict[str, Sequence[str] | None], owner: str
+) -> dict[str, npt.NDArray[np.bool_]]:
+    """Which rows are of the devices and cities that were asked for."""
+    wanted = {side: np.ones(len(table), dtype=bool) for side, table in clips.items()}
+    for column, names in only.items():
+        if names is None:
+            continue
+        names = [names] if isinstance(names, str) else list(names)
+        present = {name for table in clips.values() for name in table[column].dropna().unique()}
+        unknown = sorted(set(names) - present)
+        if unknown or not names:
+            parameter = {"device": "devices", "city": "cities"}[column]
+            raise ValueError(
+                f"{owner}: expected `{parameter}` among {', '.join(sorted(present)) or 'none'}, found "
+                f"{', '.join(map(repr, unknown)) or 'an empty list'}. Leave it out to use all."
+            )
+        for side, table in clips.items():
+            wanted[side] &= table[column].isin(names).to_numpy(dtype=bool)
+    return wanted
+
+
 def _split(
-    clips: dict[str, pd.DataFrame], validation_fraction: float, train_fraction: float, seed: int, owner: str
+    clips: dict[str, pd.DataFrame],
+    listed: npt.NDArray[np.bool_] | None,
+    wanted: dict[str, npt.NDArray[np.bool_]],
+    validation_fraction: float,
+    train_fraction: float,
+    seed: int,
+    owner: str,
 ) -> _Fold:
     train, test = clips["train"], clips["test"]
     scene_labels = sorted(train["scene_label"].unique())
@@ -371,20 +419,29 @@ def _split(
             f"{owner}: validation_fraction={validation_fraction} holds out no clip, because the scenes have too few "
             "identifiers to spare one. Raise it, or write 0 to train without validation."
         )
-    unreduced = np.flatnonzero(~held_out)
-    rows = unreduced[fraction_rows(train.iloc[unreduced], train_fraction, seed)]
+    unreduced = np.flatnonzero(~held_out & wanted["train"])
+    if listed is not None:
+        rows = unreduced[listed[unreduced]]
+        how = "split"
+    else:
+        rows = unreduced[fraction_rows(train.iloc[unreduced], train_fraction, seed)]
+        how = f"train_fraction={train_fraction}"
     lost = sorted(set(scene_labels) - set(train["scene_label"].iloc[rows]))
     if lost:
         fewer = ", fewer clips than scenes," if len(rows) < len(scene_labels) else ""
         raise ValueError(
-            f"{owner}: expected train_fraction={train_fraction} to leave every scene a training clip, found "
-            f"{len(rows)} clips for {len(scene_labels)} scenes{fewer} and none of {', '.join(lost)}. Use a larger "
-            "fraction."
+            f"{owner}: expected {how} to leave every scene a training clip, found {len(rows)} clips for "
+            f"{len(scene_labels)} scenes{fewer} and none of {', '.join(lost)}. Use a larger fraction, or more devices "
+            "and cities."
         )
     return _Fold(
         clips=clips,
-        rows={"train": rows, "validation": np.flatnonzero(held_out), "test": np.arange(len(test), dtype=np.int64)},
+        rows={
+            "train": rows,
+            "validation": np.flatnonzero(held_out & wanted["train"]),
+            "test": np.flatnonzero(wanted["test"]),
+        },
         unreduced_rows=unreduced,
         scene_labels=scene_labels,
-        devices=sorted({*train["device"], *test["device"]}),
+        devices=sorted({*train["device"][wanted["train"]], *test["device"][wanted["test"]]}),
     )

@@ -127,6 +127,41 @@ class SceneFolder:
             )
         return described.assign(line=rows["line"].to_numpy(), source=self._short(path))
 
+    def read_split(self, path: Path, train: pd.DataFrame) -> npt.NDArray[np.bool_]:
+        """Which training rows a csv file lists, such as those of DCASE 2024.
+
+        Args:
+            path: In the folder, or anywhere else.
+            train: The training rows of the fold.
+
+        Returns:
+            A flag for each row of ``train``.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It lacks a column, or names a file that is not in training or has another scene there.
+        """
+        places = [self.root / path, self.root / "evaluation_setup" / path, path]
+        place = next((place for place in places if place.is_file()), None)
+        if place is None:
+            raise FileNotFoundError(
+                f"{self.owner}: expected split={str(path)!r} in the folder, in its evaluation_setup, or as a path of "
+                "its own, found no such file. The official ones are files of the DCASE 2024 task 1 baseline."
+            )
+        rows = self._read_csv(place, ["filename", "scene_label"])
+        scene = train.set_index("filename")["scene_label"].reindex(rows["filename"]).reset_index(drop=True)
+        wrong = (scene != rows["scene_label"]).fillna(value=True).to_numpy(dtype=bool)
+        if wrong.any():
+            row = rows[wrong].iloc[0]
+            found = scene[wrong].iloc[0]
+            raise ValueError(
+                f"{self.owner}: expected every file of {self._short(place)} in training, with the same scene, found "
+                f"{row['filename']!r} ({row['scene_label']}, line {row['line']}) "
+                f"{'not there' if pd.isna(found) else f'as {found}'}, and {int(wrong.sum()) - 1} more. Take both from "
+                "the same data set."
+            )
+        return train["filename"].isin(rows["filename"]).to_numpy(dtype=bool)
+
     def _read_csv(self, path: Path, columns: list[str]) -> pd.DataFrame:
         # The columns asked for, and the `line` of each row.
         try:
@@ -203,7 +238,7 @@ class SceneFolder:
             )
 
     def _short(self, path: Path) -> str:
-        return path.relative_to(self.root).as_posix()
+        return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
 
 
 def validation_mask(train: pd.DataFrame, fraction: float, seed: int) -> npt.NDArray[np.bool_]:

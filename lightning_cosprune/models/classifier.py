@@ -12,6 +12,9 @@ from torch.nn import functional
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+DEVICE_GROUPS = {"real": ("a", "b", "c"), "seen": ("s1", "s2", "s3"), "unseen": ("s4", "s5", "s6")}
+"""The groups in which the DCASE challenges report the devices of the TAU mobile sets; the unseen are in no training."""
+
 
 class SceneClassifier(LightningModule):
     """Train ``network`` with cross-entropy and Adam, and measure it as the DCASE challenges do.
@@ -20,7 +23,9 @@ class SceneClassifier(LightningModule):
     as the batches of :class:`~lightning_cosprune.data.DCASEScenes` have. In training, ``scene`` may also be the
     probability of every class, ``(batch, num_classes)``, as :class:`~lightning_cosprune.data.Mixup` makes it; what is
     measured is always measured on true scenes. Logged are ``train/loss`` and, for ``val`` and
-    ``test``, ``accuracy``, ``class_averaged_accuracy``, ``log_loss`` and ``accuracy_device_<name>``.
+    ``test``, ``accuracy``, ``class_averaged_accuracy`` (by which 2019, 2020, 2024 and 2025 rank), ``log_loss`` (2021
+    and 2022), ``accuracy_device_<name>``, and of the TAU devices ``accuracy_real_devices``, ``..._seen_...`` and
+    ``..._unseen_...``.
 
     Args:
         network: Maps ``(batch, 1, bands, frames)`` to class scores ``(batch, num_classes)``.
@@ -148,6 +153,11 @@ class SceneClassifier(LightningModule):
                 for device, accuracy in zip(self.devices, metric.compute().reshape(-1), strict=True):
                     if not accuracy.isnan():  # a device without clips in this set
                         self.log(f"{stage}/{name}_{device}", accuracy)
+                for group, devices in DEVICE_GROUPS.items():
+                    places = [place for place, device in enumerate(self.devices) if device in devices]
+                    right, total = metric.right[places].sum(), metric.total[places].sum()
+                    if total:
+                        self.log(f"{stage}/accuracy_{group}_devices", right / total)
             metric.reset()
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_cosprune.data import FractionSampler, nested_fraction
-from lightning_cosprune.data.fraction import fraction_rows
+from lightning_cosprune.data.fraction import fraction_rows, recordings_taken
 
 FRACTIONS = st.floats(0.001, 1.0)
 SEEDS = st.integers(0, 10**16 - 1)
@@ -46,7 +46,9 @@ def test_recordings_stay_whole_and_their_number_is_the_fraction(
     part = nested_fraction(table, fraction, seed)
     whole = table[table["parent"].isin(part["parent"])]
     pd.testing.assert_frame_equal(part, whole)
-    assert part["parent"].nunique() == max(1, round(fraction * table["parent"].nunique()))
+    recordings = table["parent"].nunique()
+    assert part["parent"].nunique() == recordings_taken(recordings, fraction)
+    assert abs(part["parent"].nunique() - max(1, fraction * recordings)) <= max(0.5, recordings / 100)
 
 
 @given(tables(), FRACTIONS, SEEDS)
@@ -143,3 +145,13 @@ def test_the_sampler_serves_any_loader_the_same_part_in_every_epoch() -> None:
     assert epochs[0] != epochs[1]
     assert len(sampler) == 12
     assert list(FractionSampler(table, 0.3, seed=5, shuffle=False)) == expected
+
+
+@pytest.mark.parametrize(("fraction", "recordings"), [(0.05, 698), (0.1, 1396), (0.25, 3490), (0.5, 6980), (1, 13_962)])
+def test_the_sizes_are_those_of_the_official_subsets(fraction: float, recordings: int) -> None:
+    """Of DCASE 2024, task 1: ten rows a recording."""
+    assert recordings_taken(13_962, fraction) == recordings
+    names = [f"{number:05}" for number in range(13_962)]
+    table = pd.DataFrame({"parent": np.repeat(names, 10), "device": "a"})
+    table["scene_label"] = table["parent"].str[-1]
+    assert len(nested_fraction(table, fraction)) == 10 * recordings

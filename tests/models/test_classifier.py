@@ -33,6 +33,15 @@ def measure(devices: list[str], *columns: Tensor) -> dict[str, float]:
     return trainer.test(classifier, loader, verbose=False)[0]
 
 
+def test_groups_of_devices_by_hand() -> None:
+    """Right are the clips 0, 1, 3 and 4 of five."""
+    metrics = measure(["a", "c", "s2", "s5"], torch.tensor([0, 2, 1, 3, 2]))
+    assert metrics["test/accuracy_real_devices"] == pytest.approx(1 / 2)
+    assert metrics["test/accuracy_seen_devices"] == pytest.approx(1)
+    assert metrics["test/accuracy_unseen_devices"] == pytest.approx(1)
+    assert "test/accuracy_real_devices" not in measure(["s1", "x"], torch.tensor([0, 0, 0, 1, 1]))
+
+
 def test_metrics_by_hand() -> None:
     metrics = measure(["a", "b", "s9"], torch.tensor([0, 0, 0, 1, 1]))
     assert metrics["test/accuracy"] == pytest.approx(4 / 5)

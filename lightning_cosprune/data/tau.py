@@ -1,0 +1,101 @@
+"""The TAU Urban Acoustic Scenes sets, as the DCASE challenges of 2019 to 2025 used them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lightning_cosprune.data.download import download, zenodo_archives
+from lightning_cosprune.data.scenes import DCASEScenes
+
+
+class _TAUScenes(DCASEScenes):
+    """What the sets share: where they come from, and what to do where they are not there."""
+
+    set_name: ClassVar[str]
+
+    def __init__(
+        self, root: str | Path, *, download: bool = False, keep_archives: bool = False, **options: Any
+    ) -> None:
+        super().__init__(root, **options)
+        self.download = download
+        self.keep_archives = keep_archives
+
+    def prepare_data(self) -> None:
+        """Downloads what is missing, if asked to, and extracts the features into the cache."""
+        if self.download:
+            archives = zenodo_archives(self.set_name)
+            download(
+                archives,
+                self.root,
+                licence=f"read its licence at {archives[0].page} and in its documents",
+                keep_archives=self.keep_archives,
+                progress=self.progress,
+            )
+        elif not (self.root / "meta.csv").is_file():
+            page = zenodo_archives(self.set_name)[0].page
+            raise FileNotFoundError(
+                f"{self._owner}: expected {self.set_name} there, found no meta.csv. Write `download=True` to fetch it, "
+                f"or unpack the archives of {page} and give the folder that holds meta.csv."
+            )
+        super().prepare_data()
+
+
+class TAUUrbanAcousticScenes2019(_TAUScenes):
+    """TAU Urban Acoustic Scenes 2019: 14,400 clips of ten seconds from twelve cities, one device, 48 kHz stereo.
+
+    9,185 training and 4,185 test clips; the 1,030 clips of neither are all of Milan. The front end is that of the
+    baseline of DCASE 2019, task 1A, which ranked by class-averaged accuracy.
+
+    Args:
+        root: Folder with meta.csv, or where to download to.
+        download: Whether missing archives are fetched from Zenodo: 36 GB, and as much again while they are unpacked.
+        keep_archives: Whether the archives stay.
+        **options: Those of :class:`DCASEScenes`.
+
+    Source: Mesaros, Heittola and Virtanen, Zenodo record 2589280.
+    """
+
+    set_name = "TAU-urban-acoustic-scenes-2019-development"
+    default_features = "dcase2019"
+
+
+class TAUUrbanAcousticScenes2020Mobile(_TAUScenes):
+    """TAU Urban Acoustic Scenes 2020 Mobile: 23,035 ten-second clips, ten cities, nine devices, six of them simulated.
+
+    13,962 training and 2,968 test clips; devices s4 to s6 are in the test only. It is the set of DCASE 2020 and 2021,
+    task 1A, and of Singh and Plumbley's papers; the front end is that of the baseline of 2021, which ranked by log
+    loss.
+
+    Args:
+        root: Folder with meta.csv, or where to download to.
+        download: Whether missing archives are fetched from Zenodo: 27 GB, and as much again while they are unpacked.
+        keep_archives: Whether the archives stay.
+        **options: Those of :class:`DCASEScenes`.
+
+    Source: Heittola, Mesaros and Virtanen, Zenodo record 3819968.
+    """
+
+    set_name = "TAU-urban-acoustic-scenes-2020-mobile-development"
+    default_features = "dcase2021"
+
+
+class TAUUrbanAcousticScenes2022Mobile(_TAUScenes):
+    """TAU Urban Acoustic Scenes 2022 Mobile: the recordings of 2020 in 230,350 pieces of one second.
+
+    139,620 training and 29,680 test pieces. It is the set of DCASE 2022 to 2025, task 1; the front end is that of the
+    baseline of 2022, ``features="dcase2024"`` that of the baseline of 2024. The ``parent`` of a piece names its
+    recording. ``split="split5.csv"`` and so on train on the official subsets of 2024; ``train_fraction`` makes subsets
+    of the same structure and sizes.
+
+    Args:
+        root: Folder with meta.csv, or where to download to.
+        download: Whether missing archives are fetched from Zenodo: 28 GB, and as much again while they are unpacked.
+        keep_archives: Whether the archives stay.
+        **options: Those of :class:`DCASEScenes`.
+
+    Source: Heittola, Mesaros and Virtanen, Zenodo record 6337421.
+    """
+
+    set_name = "TAU-urban-acoustic-scenes-2022-mobile-development"
+    default_features = "dcase2022"
