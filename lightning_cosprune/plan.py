@@ -249,7 +249,8 @@ def resolve_ratios(
 
     def reach(parameter: str, patterns: Sequence[str]) -> set[str]:
         # A pattern reaches convolutions; a linear layer must be named in full.
-        return {name for name in _match(parameter, patterns, modules) if name in convolutions or name in patterns}
+        found = _match(parameter, patterns, modules)
+        return {name for name in found if name in convolutions or {name, _as_written(name)} & set(patterns)}
 
     chosen = convolutions if layers is None else reach("layers", [layers] if isinstance(layers, str) else layers)
     if not isinstance(pruning_ratio, Mapping):
@@ -355,6 +356,11 @@ def check_ratio(pruning_ratio: PruningRatio, caller: str) -> None:
             )
 
 
+def _as_written(name: str) -> str:
+    """The name that a layer has in the user's code, where ``torch.compile`` put a wrapper around a part of it."""
+    return name.replace("_orig_mod.", "")
+
+
 def _match(parameter: str, patterns: Sequence[str | nn.Module], modules: Mapping[str, nn.Module]) -> set[str]:
     """Names of the layers that any of ``patterns`` names or holds."""
     if isinstance(patterns, (str, nn.Module)):
@@ -365,7 +371,12 @@ def _match(parameter: str, patterns: Sequence[str | nn.Module], modules: Mapping
             found = {name for name, module in modules.items() if any(module is part for part in pattern.modules())}
         else:
             # A container's name stands for all layers within it.
-            found = {name for name in modules if fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")}
+            found = {
+                name
+                for name in modules
+                for written in (name, _as_written(name))
+                if fnmatchcase(written, pattern) or written.startswith(f"{pattern}.")
+            }
         if not found:
             shown = pattern if isinstance(pattern, str) else f"{type(pattern).__name__}(...)"
             close = difflib.get_close_matches(str(shown), modules, n=1, cutoff=0.4)

@@ -5,7 +5,7 @@ import torch
 from test_callback import UsersModule, fit
 from torch import nn
 
-from lightning_cosprune import CosineFilterPruning
+from lightning_cosprune import CosineFilterPruning, apply_plan, plan_pruning
 
 # PyTorch's compiler looks at the gradients of all inputs.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
@@ -71,3 +71,14 @@ def test_training_goes_on_with_code_for_the_new_shapes(build, tmp_path):
         compiled = module.eval()(images)
         with torch.compiler.set_stance("force_eager"):
             torch.testing.assert_close(compiled, module(images))
+
+
+def test_layers_are_named_as_in_the_users_code():
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 4))
+    whole, example = torch.compile(model, backend="aot_eager"), torch.zeros(1, 1, 8, 8)
+    for layers in (["0"], ["0", "_orig_mod.3"]):
+        assert set(plan_pruning(whole, example, layers=layers, pruning_ratio=0.5).pruned) == {"_orig_mod.0"}
+    report = apply_plan(whole, plan_pruning(whole, example, pruning_ratio={"0": 0.5}), example)
+    assert [layer.filters_after for layer in report.layers] == [4]
+    with torch.no_grad():
+        assert torch.equal(whole(example), model(example))
