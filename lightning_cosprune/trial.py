@@ -4,6 +4,7 @@ Weights and inputs as they are can hide a wrong cut: a batch norm whose scale st
 output, an example input of silence. So there are two passes, one with the weights and the example as they are and one
 with random ones of the same shapes and signs; and not only the outputs are compared, but what every layer computes that
 reads removed channels. Training mode, which may go other ways, is tried too where the dense network can be.
+What no trial sees: a yes-or-no decision over many channels that falls the same way in all these passes.
 """
 
 from __future__ import annotations
@@ -41,6 +42,13 @@ _NARROWER = {
 
 _OWN = torch.bool
 """In place of a width: every tensor keeps its own data type."""
+
+_LOUD = 100
+"""How much louder than the others the channels are that are to go, in the passes on random weights.
+
+Whoever listens to them although no layer is known to read them, be it as softly as local response normalisation, is
+heard; those that are known to read them multiply them by zero.
+"""
 
 _LARGEST_RECORD = 2**17
 """How many values of one layer's output are compared at most, spread over all of it."""
@@ -84,6 +92,12 @@ class Trial:
             for name, tensor in tensors.items()
             if tensor.is_floating_point() and (isinstance(tensor, nn.Parameter) or name.endswith(_STATISTICS))
         }
+        for name, idxs in self._outputs.items():
+            layer = model.get_submodule(name)
+            if isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)) and not getattr(layer, "transposed", False):
+                for key in (f"{name}.weight" if name else "weight", f"{name}.bias" if name else "bias"):
+                    if key in self._drawn:
+                        self._drawn[key][idxs] *= _LOUD
         noise = tree_map(lambda leaf: _draw_input(leaf, generator), example_inputs)
         self._passes = [
             *self._passes_that_show([example_inputs], False, width),
@@ -340,7 +354,8 @@ def _compare(expected: list[Tensor], found: list[Tensor], where: str, tolerance:
     for dense, pruned in zip(expected, found, strict=True):
         if not dense.numel():
             continue
-        error = (dense.double() - pruned.double()).abs().max() / dense.double().abs().max().clamp(min=1e-30)
+        exact = dense.cpu().double()  # some devices have no float64
+        error = (exact - pruned.cpu().double()).abs().max() / exact.abs().max().clamp(min=1e-30)
         at_most = _TOLERANCE.get(dense.dtype, 0.0) if tolerance is None else tolerance
         if not error <= at_most:  # written so that NaN is refused
             raise RefusedError(

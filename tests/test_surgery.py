@@ -446,3 +446,12 @@ def test_layers_are_cut_one_after_the_other_through_concatenations() -> None:
     )
     assert model.mix.in_channels == 11
     assert_equals_masked_dense(dense, model, removed, SPECTROGRAM)
+
+
+def test_a_weak_coupling_is_heard_in_networks_too_large_for_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_cosprune.surgery._CHEAP", 0)
+    torch.manual_seed(0)
+    model = nn.Sequential(conv(1, 8), nn.LocalResponseNorm(3, alpha=1e-5), conv(8, 4), nn.Flatten(), nn.Linear(256, 5))
+    report = apply_plan(model, PruningPlan({"0": [2], "2": [1]}, {"0": 8, "2": 4}), SPECTROGRAM)
+    assert [layer.name for layer in report.layers] == ["2"]
+    assert "changes what the other channels compute" in report.skipped["0"]
