@@ -66,10 +66,11 @@ class ClipCache:
     owner: str
 
     def open(self, clips: dict[str, pd.DataFrame]) -> dict[str, FeatureStore]:
-        """The stores of a fold's ``train`` and ``test`` clips, written unless they are there.
+        """The stores of several tables of clips, written unless they are there.
 
         Args:
-            clips: Tables with the columns ``filename``, ``source`` and ``line``.
+            clips: Tables with the columns ``filename``, ``source`` and ``line``. Where no duration is asked for, the
+                clips of the first decide it for all.
 
         Returns:
             A store for each table, with the same rows.
@@ -77,20 +78,23 @@ class ClipCache:
         Raises:
             ValueError: Audio is unreadable, or has a rate that is not allowed.
         """
+        first, *others = clips
         paths = {split: [self.root / name for name in table["filename"]] for split, table in clips.items()}
         states = _states(clips, paths, self.owner)
         hashes = ContentHashes(self.folder / f"{self._set_name}-{_short(str(self.root.resolve()))}.hashes.json")
         digests = {split: hashes(paths[split], states[split], progress=self.progress) for split in clips}
 
-        # Where no duration is asked for, the training clips decide it, and their store remembers it for the test clips.
+        # The store of the first table remembers the duration for the others.
         samples = None if self.clip_seconds is None else round(self.clip_seconds * self.features.sample_rate)
-        locations = {"train": self._location(digests["train"], samples)}
-        stores = {"train": open_store(locations["train"])}
-        if samples is None and stores["train"]:
-            samples = int(stores["train"].info["clip_samples"])
+        locations = {first: self._location(digests[first], samples)}
+        known = open_store(locations[first])
+        stores = {first: known}
+        if samples is None and known:
+            samples = int(known.info["clip_samples"])
         if samples is not None:
-            locations["test"] = self._location(digests["test"], samples)
-            stores["test"] = open_store(locations["test"])
+            for split in others:
+                locations[split] = self._location(digests[split], samples)
+                stores[split] = open_store(locations[split])
 
         # All headers are read before the first clip is decoded: what is wrong shows before hours of extraction, not
         # after.
@@ -98,8 +102,8 @@ class ClipCache:
         if absent:
             lengths = self._check_headers(absent)
             if samples is None:
-                samples = _most_common(lengths[: len(paths["train"])])
-                locations["test"] = self._location(digests["test"], samples)
+                samples = _most_common(lengths[: len(paths[first])])
+                locations |= {split: self._location(digests[split], samples) for split in others}
             self._warn_of_other_lengths(lengths, samples)
             self._make_folder()
         assert samples is not None
@@ -117,7 +121,7 @@ class ClipCache:
                 description=f"Log-mel features ({split})" if self.content == "features" else f"Waveforms ({split})",
                 progress=self.progress,
             )
-            for split in ("train", "test")
+            for split in clips
         }
 
     @property

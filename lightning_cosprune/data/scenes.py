@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
@@ -68,6 +68,9 @@ class DCASEScenes(LightningDataModule):
             ``train_fraction``. Validation clips are taken out of it too.
         devices: Recording devices whose clips are used, such as ``["a", "b"]``; all where ``None``.
         cities: Cities whose clips are used; all where ``None``.
+        evaluation_root: Folder of an evaluation set, whose scenes are not published: ``audio`` and
+            ``evaluation_setup/*test*.csv`` with the column ``filename``. Its clips are what is predicted; those of the
+            test where ``None``.
         batch_size: Clips in a batch.
         num_workers: Loader processes. Reading from the store takes so little that 0 is usually fastest.
         cache_dir: Folder for the feature stores; ``None`` is ``lightning_cosprune`` in ``$XDG_CACHE_HOME`` or
@@ -101,6 +104,7 @@ class DCASEScenes(LightningDataModule):
         split: str | Path | None = None,
         devices: Sequence[str] | None = None,
         cities: Sequence[str] | None = None,
+        evaluation_root: str | Path | None = None,
         batch_size: int = 32,
         num_workers: int = 0,
         cache_dir: str | Path | None = None,
@@ -160,6 +164,7 @@ class DCASEScenes(LightningDataModule):
         self.train_fraction = train_fraction
         self.split = None if split is None else Path(split).expanduser()
         self.only = {"device": devices, "city": cities}
+        self.evaluation_root = None if evaluation_root is None else Path(evaluation_root).expanduser()
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.cache = cache
@@ -178,17 +183,18 @@ class DCASEScenes(LightningDataModule):
         """What the loaders serve, read from the csv files alone.
 
         Returns:
-            For each of ``train`` (the chosen fraction), ``validation`` and ``test`` one row a clip, with the columns
-            ``filename``, ``scene_label``, ``identifier``, ``city`` (missing where the identifier has no hyphen),
-            ``device`` and ``parent`` (the recording a clip was cut from).
+            For each of ``train`` (the chosen fraction), ``validation``, ``test`` and ``predict`` one row a clip, with
+            the columns ``filename``, ``scene_label``, ``identifier``, ``city`` (missing where the identifier has no
+            hyphen), ``device`` and ``parent`` (the recording a clip was cut from). Of evaluation clips only
+            ``filename`` and ``parent`` are known.
 
         Raises:
             ValueError: If the folder departs from the layout.
         """
         fold = self._read_fold()
-        return {
-            split: fold.table(split)[list(COLUMNS)].reset_index(drop=True) for split in ("train", "validation", "test")
-        }
+        tables = {split: fold.table(split) for split in ("train", "validation", "test")}
+        tables["predict"] = tables["test"] if self.evaluation_root is None else self._read_evaluation()
+        return {split: table[list(COLUMNS)].reset_index(drop=True) for split, table in tables.items()}
 
     @property
     def scene_labels(self) -> list[str]:
@@ -230,8 +236,13 @@ class DCASEScenes(LightningDataModule):
         Args:
             stage: ``"fit"``, ``"validate"``, ``"test"``, ``"predict"`` or ``None`` for all.
         """
-        splits = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",), "predict": ("test",)}
-        for split in splits.get(stage or "", ("train", "validation", "test")):
+        splits = {
+            "fit": ("train", "validation"),
+            "validate": ("validation",),
+            "test": ("test",),
+            "predict": ("predict",),
+        }
+        for split in splits.get(stage or "", (stage,) if stage else ("train", "validation", "test", "predict")):
             self._dataset(split)
         # What is wrong with an augmentation shows now, not at the first batch.
         self._batch_transform()
@@ -268,12 +279,12 @@ class DCASEScenes(LightningDataModule):
         return self._loader(self._dataset("test"))
 
     def predict_dataloader(self) -> DataLoader[SceneBatch]:
-        """Batches to predict: the test clips, in the table's order.
+        """Batches to predict, in the table's order: the evaluation clips, whose scene and device are -1, or the test.
 
         Returns:
             The loader.
         """
-        return self._loader(self._dataset("test"))
+        return self._loader(self._dataset("predict"))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002
         """What the network reads: features, augmented in training.
@@ -311,6 +322,14 @@ class DCASEScenes(LightningDataModule):
         )
 
     def _dataset(self, split: str) -> SceneDataset:
+        if split == "predict" and self.evaluation_root is None:
+            split = "test"
+        if split == "predict" and split not in self._datasets:
+            clips = len(self._read_evaluation())
+            unknown = np.full(clips, -1, dtype=np.int64)
+            self._datasets[split] = SceneDataset(
+                self._open_stores()["predict"], np.arange(clips), unknown, unknown, *self.band_statistics
+            )
         if split not in self._datasets:
             fold = self._read_fold()
             table = fold.table(split)
@@ -339,8 +358,13 @@ class DCASEScenes(LightningDataModule):
             )
         return self._fold
 
+    def _read_evaluation(self) -> pd.DataFrame:
+        assert self.evaluation_root is not None
+        owner = f"`{type(self).__name__}(evaluation_root={str(self.evaluation_root)!r})`"
+        return SceneFolder(self.evaluation_root, owner).read_evaluation()
+
     def _open_stores(self) -> dict[str, FeatureStore]:
-        # Of the training clips, validation included, and the test clips.
+        # Of the training clips, validation included, the test clips, and those to predict where they are others.
         if self._stores is None:
             cache = ClipCache(
                 self.cache_dir,
@@ -353,7 +377,12 @@ class DCASEScenes(LightningDataModule):
                 progress=self.progress,
                 owner=self._owner,
             )
-            self._stores = cache.open(self._read_fold().clips)
+            stores = cache.open(self._read_fold().clips)
+            if self.evaluation_root is not None:
+                seconds = stores["train"].info["clip_samples"] / self.features.sample_rate
+                evaluation = replace(cache, root=self.evaluation_root, clip_seconds=seconds)
+                stores |= evaluation.open({"predict": self._read_evaluation()})
+            self._stores = stores
         return self._stores
 
 

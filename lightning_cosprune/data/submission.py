@@ -33,7 +33,7 @@ def write_submission(
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_submission(f"{folder}/out.csv", ["audio/0.wav"], torch.tensor([[0.25, 0.75]]), ["bus", "tram"])
-        ...     print(Path(folder, "out.csv").read_text().replace("\\t", " "), end="")
+        ...     print(Path(folder, "out.csv").read_text().replace("\t", " "), end="")
         filename scene_label bus tram
         audio/0.wav tram 0.250000 0.750000
     """

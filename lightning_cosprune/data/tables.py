@@ -70,15 +70,21 @@ class SceneFolder:
                 f"{self.owner}: expected a folder in DCASE layout, found {found} there. Check the path; it is the "
                 "folder that holds meta.csv."
             )
-        path = self.root / "meta.csv"
-        if not path.is_file():
+        path = next((self.root / name for name in ("meta.csv", "meta.txt") if (self.root / name).is_file()), None)
+        if path is None:
             names = sorted(entry.name for entry in self.root.iterdir())
             found = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "an empty folder"
             raise FileNotFoundError(
                 f"{self.owner}: expected meta.csv in it, found {found}. Give the folder that holds meta.csv, audio and "
                 "evaluation_setup."
             )
-        meta = self._read_csv(path, ["filename", "scene_label", "identifier", "source_label"])
+        meta = self._read_csv(
+            path, ["filename", "scene_label", "identifier", "source_label"], optional=path.suffix == ".txt"
+        )
+        if "identifier" not in meta:  # TUT 2016: the recording is in the name, as in b020_90_120.wav
+            meta["identifier"] = meta["filename"].str.extract(r"([^/_]+)[^/]*$", expand=False)
+        if "source_label" not in meta:  # the TUT sets before 2018 have one device
+            meta["source_label"] = "a"
         meta = meta.rename(columns={"source_label": "device"})
         meta["city"] = meta["identifier"].str.extract(r"^([^-]*)-", expand=False)
         meta["parent"] = meta["filename"].str.replace(_PIECE, r"\1-\2", regex=True)
@@ -100,9 +106,12 @@ class SceneFolder:
             ValueError: It lacks a column, names a file twice or one that meta.csv does not, or has another scene for
                 it.
         """
-        path = self.root / "evaluation_setup" / f"fold{fold}_{side}.csv"
+        setup = self.root / "evaluation_setup"
+        path = setup / f"fold{fold}_{side}.csv"
+        if path.with_suffix(".txt").is_file():  # the TUT sets up to 2018
+            path = path.with_suffix(".txt")
         if not path.is_file():
-            present = sorted(entry.name for entry in path.parent.glob("fold*_*.csv")) if path.parent.is_dir() else []
+            present = sorted(entry.name for entry in setup.glob("fold*_*.*")) if setup.is_dir() else []
             raise FileNotFoundError(
                 f"{self.owner}: expected evaluation_setup/{path.name} for fold={fold}, found "
                 f"{', '.join(present) or 'no fold'}. Choose a fold that is there or unpack the metadata again."
@@ -162,14 +171,44 @@ class SceneFolder:
             )
         return train["filename"].isin(rows["filename"]).to_numpy(dtype=bool)
 
-    def _read_csv(self, path: Path, columns: list[str]) -> pd.DataFrame:
-        # The columns asked for, and the `line` of each row.
+    def read_evaluation(self) -> pd.DataFrame:
+        """The rows of an evaluation set, whose scenes are not published.
+
+        Returns:
+            Columns of ``COLUMNS``, of which ``scene_label``, ``identifier``, ``city`` and ``device`` are missing;
+            ``line`` and ``source``.
+
+        Raises:
+            FileNotFoundError: There is no csv file with the names.
+            ValueError: There are several, or one lacks the column ``filename``.
+        """
+        found = sorted((self.root / "evaluation_setup").glob("*test*.csv"))
+        if len(found) != 1:
+            names = ", ".join(self._short(path) for path in found) or "none"
+            kind: type[Exception] = ValueError if found else FileNotFoundError
+            raise kind(
+                f"{self.owner}: expected one csv file with the names of the evaluation clips at "
+                f"evaluation_setup/*test*.csv, found {names}. Unpack the metadata of the evaluation set again."
+            )
+        rows = self._read_csv(found[0], ["filename"])
+        return rows.assign(parent=rows["filename"], source=self._short(found[0])).reindex(
+            columns=[*COLUMNS, "line", "source"]
+        )
+
+    def _read_csv(self, path: Path, columns: list[str], *, optional: bool = False) -> pd.DataFrame:
+        # The columns asked for, and the `line` of each row. A text file without a header has them in this order, and
+        # may lack the last ones where they are optional.
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            first = file.readline().rstrip("\r\n").split("\t")
+        has_header = path.suffix != ".txt" or "filename" in first
         try:
             # No quoting and no skipped lines: so a row's number is its line in the file. utf-8-sig drops the mark that
             # spreadsheet programs put in front.
             table = pd.read_csv(
                 path,
                 sep="\t",
+                header=0 if has_header else None,
+                names=None if has_header else [*columns, *map(str, range(len(first) - len(columns)))][: len(first)],
                 dtype="string",
                 keep_default_na=False,
                 quoting=csv.QUOTE_NONE,
@@ -181,6 +220,8 @@ class SceneFolder:
                 f"{self.owner}: expected a tab-separated table in {self._short(path)}, found one that does not parse "
                 f"({error}). Download or unpack it again."
             ) from error
+        if optional:
+            columns = [column for column in columns if column in table.columns or column in ("filename", "scene_label")]
         missing = [column for column in columns if column not in table.columns]
         if missing:
             raise ValueError(
@@ -188,7 +229,7 @@ class SceneFolder:
                 f"{self._short(path)}, found {', '.join(map(str, table.columns))}. The first line names the columns, "
                 "separated by tabs."
             )
-        table = table[columns].assign(line=np.arange(2, len(table) + 2))
+        table = table[columns].assign(line=np.arange(len(table)) + 1 + has_header)
         empty = table[columns].fillna("") == ""
         table = table[~empty.all(axis=1)]
         empty = empty.loc[table.index]

@@ -12,7 +12,7 @@ from lightning_cosprune.data import DCASEScenes
 @pytest.mark.parametrize("fold", range(1, 6))
 def test_folds_are_counted_right_and_do_not_leak(esc10: Path, fold: int) -> None:
     scenes = DCASEScenes(esc10, fold=fold)
-    train, validation, test = scenes.tables().values()
+    train, validation, test, _ = scenes.tables().values()
     assert len(train) + len(validation) == 320
     assert len(test) == 80
     sides = [set(table["identifier"]) for table in (train, validation, test)]

@@ -432,3 +432,76 @@ def test_a_cache_that_cannot_be_written_is_named(folder: Folder, tmp_path: Path)
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(PermissionError, match=r"`DCASEScenes\(cache_dir=.*expected a folder that can be written"):
         folder.scenes(cache_dir=tmp_path / "file" / "cache").prepare_data()
+
+
+# Older layouts, and sets without scenes
+
+
+def without_headers(folder, columns: int, suffix: str = ".txt") -> None:
+    """As the TUT sets of 2016 and 2017 have them."""
+    for path in [folder.root / "meta.csv", *(folder.root / "evaluation_setup").glob("*.csv")]:
+        rows = [line.split("\t") for line in path.read_text().splitlines()[1:]]
+        keep = columns if path.name == "meta.csv" else 2
+        path.with_suffix(suffix).write_text("".join("\t".join(row[:keep]) + "\n" for row in rows))
+        path.unlink()
+
+
+@pytest.mark.parametrize("columns", [2, 3])
+def test_the_layout_of_tut_2016_and_2017(folder, columns):
+    expected = folder.scenes(validation_fraction=0).tables()
+    without_headers(folder, columns)
+    tables = folder.scenes(validation_fraction=0).tables()
+    for split, table in tables.items():
+        assert table["filename"].tolist() == expected[split]["filename"].tolist()
+        assert table["scene_label"].tolist() == expected[split]["scene_label"].tolist()
+        assert set(table["device"]) <= {"a"}
+    if columns == 3:
+        assert tables["train"]["identifier"].tolist() == expected["train"]["identifier"].tolist()
+
+
+def test_folds_in_text_files_as_in_tut_2018(folder):
+    expected = folder.scenes().tables()
+    for path in (folder.root / "evaluation_setup").glob("*.csv"):
+        path.rename(path.with_suffix(".txt"))
+    for split, table in folder.scenes().tables().items():
+        assert table.equals(expected[split])
+
+
+def test_the_line_of_a_fault_counts_from_the_first_row_where_there_is_no_header(folder):
+    without_headers(folder, 3)
+    path = folder.root / "evaluation_setup" / "fold1_train.txt"
+    path.write_text("audio/nowhere.wav\tbus\n" + path.read_text())
+    with pytest.raises(ValueError, match=r"found 'audio/nowhere.wav' \(line 1\)"):
+        folder.scenes().tables()
+
+
+def test_evaluation_clips_are_predicted(folder, tmp_path):
+    evaluation = tmp_path / "evaluation"
+    (evaluation / "evaluation_setup").mkdir(parents=True)
+    (evaluation / "audio").mkdir()
+    names = [name for name, *_ in folder.test]
+    for number, name in enumerate(names):
+        (evaluation / "audio" / f"{number}.wav").write_bytes((folder.root / name).read_bytes())
+    lines = ["filename", *(f"audio/{number}.wav" for number in range(len(names)))]
+    (evaluation / "evaluation_setup" / "test.csv").write_text("\r\n".join(lines) + "\r\n")
+
+    scenes = folder.scenes(evaluation_root=evaluation)
+    table = scenes.tables()["predict"]
+    assert table["filename"].tolist() == lines[1:]
+    assert table[["scene_label", "device", "city", "identifier"]].isna().all(axis=None)
+    scenes.prepare_data()
+    scenes.setup("predict")
+    batches = list(scenes.predict_dataloader())
+    known = [batch.features for batch in scenes.test_dataloader()]
+    assert torch.equal(torch.cat([batch.features for batch in batches]), torch.cat(known))
+    assert set(torch.cat([batch.scene for batch in batches]).tolist()) == {-1}
+
+
+def test_without_evaluation_clips_the_test_is_predicted(folder):
+    tables = folder.scenes().tables()
+    assert tables["predict"].equals(tables["test"])
+
+
+def test_an_evaluation_folder_without_names_is_refused(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"evaluation_root='.*'\)`: expected one csv file with the names"):
+        folder.scenes(evaluation_root=tmp_path / "empty").tables()

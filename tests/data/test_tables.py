@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from lightning_cosprune.data import DCASEScenes
+from lightning_cosprune.data.fraction import recordings_taken
 from lightning_cosprune.data.tables import validation_mask
 
 # `Folder` is the one of conftest.py.
@@ -47,7 +48,7 @@ def test_tables_need_no_audio(make_folder: Callable[..., Folder], newline: str) 
     scenes = folder.scenes(validation_fraction=0)
     tables = scenes.tables()
 
-    assert list(tables) == ["train", "validation", "test"]
+    assert list(tables) == ["train", "validation", "test", "predict"]
     for table in tables.values():
         assert list(table) == ["filename", "scene_label", "identifier", "city", "device", "parent"]
         assert table.index.tolist() == list(range(len(table)))
@@ -72,7 +73,8 @@ def test_the_caller_may_change_a_table(folder: Folder) -> None:
 def test_the_test_is_the_evaluate_file_and_not_the_rest_of_meta(folder: Folder) -> None:
     folder.meta.insert(0, ["audio/bus-oslo-77-1-a.wav", "bus", "oslo-77", "a"])
     folder.write_csv()
-    names = pd.concat(folder.scenes().tables().values())["filename"]
+    tables = folder.scenes().tables()
+    names = pd.concat([tables[split] for split in ("train", "validation", "test")])["filename"]
     assert sorted(names) == sorted(name for name, _ in folder.train + folder.test)
 
 
@@ -128,7 +130,7 @@ def test_a_validation_that_would_be_empty_is_told(folder: Folder) -> None:
     scenes = folder.scenes(validation_fraction=0.3)
     with pytest.warns(UserWarning, match=r"validation_fraction=0\.3 holds out no clip"):
         tables = scenes.tables()
-    assert [len(table) for table in tables.values()] == [6, 0, 6]
+    assert [len(table) for table in tables.values()] == [6, 0, 6, 6]
 
 
 def test_a_fraction_is_nested_and_keeps_recordings_whole(folder: Folder) -> None:
@@ -163,7 +165,7 @@ def test_tables_of_the_true_size(tmp_path: Path) -> None:
     assert tables["test"]["parent"].nunique() == 2_968
     whole = DCASEScenes(tmp_path).tables()["train"]
     assert len(whole) + len(tables["validation"]) == 139_620
-    assert len(tables["train"]) == 10 * round(0.25 * len(whole) / 10)
+    assert len(tables["train"]) == 10 * recordings_taken(len(whole) // 10, 0.25)
 
 
 def broken(message: str, break_it: Callable[[Folder], object], *, id: str) -> object:  # noqa: A002
@@ -258,7 +260,7 @@ def test_missing_audio_is_told_before_any_extraction(folder: Folder) -> None:
     message = str(caught.value)
     assert str(folder.root / first) in message
     assert "fold1_train.csv line 9" in message
-    assert "1 other" in message
+    assert "2 of the 30 files of this fold are missing" in message
     assert not list(folder.root.with_name("cache").glob("*"))
 
 
