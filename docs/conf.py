@@ -21,6 +21,8 @@ extensions = [
 exclude_patterns = ["_build", "gallery"]
 html_theme = "furo"
 html_title = project
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
@@ -52,3 +54,4 @@ def setup(app: Sphinx) -> None:
 
 # Pages of the gallery train small networks, for which advice on workers is out of place.
 warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+warnings.filterwarnings("ignore", message=".*LeafSpec.*")

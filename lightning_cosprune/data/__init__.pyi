@@ -17,3 +17,4 @@ from .synthetic import SyntheticScenes as SyntheticScenes
 from .tau import TAUUrbanAcousticScenes2019 as TAUUrbanAcousticScenes2019
 from .tau import TAUUrbanAcousticScenes2020Mobile as TAUUrbanAcousticScenes2020Mobile
 from .tau import TAUUrbanAcousticScenes2022Mobile as TAUUrbanAcousticScenes2022Mobile
+from .tau import reassemble as reassemble

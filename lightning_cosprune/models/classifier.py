@@ -31,6 +31,7 @@ class SceneClassifier(LightningModule):
         network: Maps ``(batch, 1, bands, frames)`` to class scores ``(batch, num_classes)``.
         num_classes: Scenes to tell apart.
         devices: Names of the recording devices, in the order of their numbers in the batches.
+        scene_labels: Names of the scenes, in the order of their numbers; where given, the accuracy of each is logged.
         learning_rate: Of Adam. The papers fine-tune with 1e-3.
         weight_decay: Of Adam.
         channels_last: Keep weights and features in the memory layout that convolutions on CPUs and tensor cores prefer.
@@ -49,10 +50,17 @@ class SceneClassifier(LightningModule):
         learning_rate: float = 1e-3,
         weight_decay: float = 0.0,
         channels_last: bool = True,
+        scene_labels: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        if scene_labels and len(scene_labels) != num_classes:
+            raise ValueError(
+                f"`SceneClassifier(num_classes={num_classes}, scene_labels=...)`: expected a name for each class, "
+                f"found {len(scene_labels)}. Pass those of the data, `scenes.scene_labels`."
+            )
         self.save_hyperparameters(ignore="network")
         self.devices = tuple(devices)
+        self.scene_labels = tuple(scene_labels)
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.channels_last = channels_last
@@ -65,6 +73,8 @@ class SceneClassifier(LightningModule):
                         "class_averaged_accuracy": MulticlassAccuracy(num_classes, average="macro"),
                         "log_loss": MeanMetric(),
                         "accuracy_device": GroupedAccuracy(len(self.devices)),
+                        "accuracy_scene": GroupedAccuracy(len(self.scene_labels)),
+                        "accuracy_device_group": GroupedAccuracy(len(DEVICE_GROUPS)),
                     }
                 )
                 for stage in ("val", "test")
@@ -141,23 +151,30 @@ class SceneClassifier(LightningModule):
         metrics["accuracy"].update(scores, scene)
         metrics["class_averaged_accuracy"].update(scores, scene)
         metrics["log_loss"].update(functional.cross_entropy(scores, scene, reduction="none"))
+        right = scores.argmax(dim=-1) == scene
         if self.devices and rest:
-            metrics["accuracy_device"].update(scores.argmax(dim=-1) == scene, rest[0])
+            metrics["accuracy_device"].update(right, rest[0])
+            for group, names in enumerate(DEVICE_GROUPS.values()):
+                of_group = torch.tensor([name in names for name in self.devices], device=right.device)[rest[0]]
+                if of_group.any():
+                    metrics["accuracy_device_group"].update(right[of_group], torch.full_like(rest[0][of_group], group))
+        if self.scene_labels:
+            metrics["accuracy_scene"].update(right, scene)
 
     def _log(self, stage: str) -> None:
+        grouped = {
+            "accuracy_device": [f"accuracy_device_{name}" for name in self.devices],
+            "accuracy_scene": [f"accuracy_scene_{name}" for name in self.scene_labels],
+            "accuracy_device_group": [f"accuracy_{name}_devices" for name in DEVICE_GROUPS],
+        }
         for name, metric in self.metrics[stage].items():  # type: ignore[operator]
-            if name != "accuracy_device":
+            if name not in grouped:
                 self.log(f"{stage}/{name}", metric.compute(), prog_bar=name == "accuracy")
             elif metric.update_called:
                 # torchmetrics makes a scalar of a single value, and many sets have a single device.
-                for device, accuracy in zip(self.devices, metric.compute().reshape(-1), strict=True):
-                    if not accuracy.isnan():  # a device without clips in this set
-                        self.log(f"{stage}/{name}_{device}", accuracy)
-                for group, devices in DEVICE_GROUPS.items():
-                    places = [place for place, device in enumerate(self.devices) if device in devices]
-                    right, total = metric.right[places].sum(), metric.total[places].sum()
-                    if total:
-                        self.log(f"{stage}/accuracy_{group}_devices", right / total)
+                for label, accuracy in zip(grouped[name], metric.compute().reshape(-1), strict=True):
+                    if not accuracy.isnan():  # nothing of this group in this set
+                        self.log(f"{stage}/{label}", accuracy)
             metric.reset()
 
 

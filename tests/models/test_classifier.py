@@ -25,12 +25,22 @@ class Given(nn.Module):
         return x.flatten(1)
 
 
-def measure(devices: list[str], *columns: Tensor) -> dict[str, float]:
-    classifier = SceneClassifier(Given(), 2, devices)
+def measure(devices: list[str], *columns: Tensor, **options: Any) -> dict[str, float]:
+    classifier = SceneClassifier(Given(), 2, devices, **options)
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     features = LOGITS.reshape(5, 1, 1, 2)
     loader = DataLoader(TensorDataset(features, SCENES, *columns), batch_size=2)
     return trainer.test(classifier, loader, verbose=False)[0]
+
+
+def test_accuracy_of_each_scene_by_hand() -> None:
+    metrics = measure([], scene_labels=["bus", "tram"])
+    assert metrics["test/accuracy_scene_bus"] == pytest.approx(1)
+    assert metrics["test/accuracy_scene_tram"] == pytest.approx(2 / 3)
+    with pytest.raises(
+        ValueError, match=r"num_classes=2, scene_labels=\.\.\.\)`: expected a name for each class, found 3"
+    ):
+        SceneClassifier(Given(), 2, scene_labels=["a", "b", "c"])
 
 
 def test_groups_of_devices_by_hand() -> None:
