@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,6 +34,9 @@ _OPTIONS = {
     "cosine_nystrom": ("vectors", "nystrom_columns", "decimals", "ties"),
     **{name: tuple(inspect.signature(score).parameters)[1:] for name, score in SCORES.items()},
 }
+
+_FEW = 512
+"""Up to so many filters their similarities are held in one matrix."""
 
 Columns = int | Literal["auto"] | Sequence[int] | Tensor | None
 
@@ -111,7 +115,7 @@ def redundant_filters(
     factor, alive, dead = _similarity_factor(weight, vectors, nystrom_columns)
     nearest, similarity, originals = _neighbours(factor, decimals, ties)
     filters = len(alive) + len(dead)
-    pruned = {*dead.tolist(), *alive[_walk(nearest, similarity, ties, originals)].tolist()}
+    pruned = {*dead.tolist(), *alive[_walk(_visits(similarity, ties), nearest.tolist(), originals)].tolist()}
     return Redundancy(
         kept_idxs=[i for i in range(filters) if i not in pruned],
         pruned_idxs=sorted(pruned),
@@ -212,11 +216,14 @@ def _by_similarity(
     left = torch.arange(len(alive), device=factor.device)
     place = left.clone()  # where in `left` a filter stands
     while len(left) > 1:
-        gone = left[_walk(place[partner[left]], similarity[left], ties, originals)]
+        gone = left[_walk(_visits(similarity[left], ties), place[partner[left]].tolist(), originals)]
         order.append(alive[gone])
         stays = torch.ones(len(alive), dtype=torch.bool, device=factor.device)
         stays[gone] = False
         left = left[stays[left]]
+        if len(left) <= _FEW and ties == "stable":
+            order.append(alive[left[_repeat(factor[left], decimals)]])
+            return torch.cat(order)
         place[left] = torch.arange(len(left), device=factor.device)
         originals = range(len(left))  # all copies went in the first round
         # Only a filter whose nearest went needs another: what was nearest among all is so among fewer.
@@ -224,6 +231,33 @@ def _by_similarity(
         nearest, similarity[bereft] = nearest_neighbours(factor[left], place[bereft], decimals=decimals, ties=ties)
         partner[bereft] = left[nearest]
     return torch.cat([*order, alive[left]])
+
+
+def _repeat(factor: Float[Tensor, "few rank"], decimals: int | None) -> list[int]:
+    """The rule repeated among a few filters without copies until one is left, which comes last.
+
+    Most rounds are those of the last few hundred filters. Their similarities fit into one small matrix, and on that a
+    round takes NumPy a tenth of what the search in blocks takes PyTorch.
+
+    Returns:
+        Positions of the filters, the first to go first.
+    """
+    product = factor @ factor.T
+    similarity = ((product + product.T) / 2).cpu().numpy()  # mutual neighbours are equally similar to the last bit
+    if decimals is not None:
+        similarity = 1 - np.round(1 - similarity, decimals)
+    np.fill_diagonal(similarity, -np.inf)
+    names = np.arange(len(similarity))
+    order: list[int] = []
+    while len(names) > 1:
+        nearest = similarity.argmax(axis=1)
+        best = similarity[np.arange(len(names)), nearest]
+        gone = _walk((1 - best).argsort(kind="stable").tolist(), nearest.tolist(), range(len(names)))
+        order += names[gone].tolist()
+        stays = np.ones(len(names), dtype=bool)
+        stays[gone] = False
+        names, similarity = names[stays], similarity[stays][:, stays]
+    return [*order, *names.tolist()]
 
 
 def _similarity_factor(
@@ -263,20 +297,18 @@ def _neighbours(
     return partner, similarity, originals
 
 
-def _walk(
-    partner: Int[Tensor, " filters"],
-    similarity: Float[Tensor, " filters"],
-    ties: Literal["stable", "numpy1"],
-    originals: Sequence[int],
-) -> list[int]:
-    """The filters that the greedy rule removes, in the order in which it visits them."""
+def _visits(similarity: Float[Tensor, " filters"], ties: Literal["stable", "numpy1"]) -> list[int]:
+    """The filters in the order in which the greedy rule visits them."""
     distance = 1 - similarity
-    order = distance.argsort(stable=True).tolist() if ties == "stable" else numpy1_argsort(distance.tolist())
-    nearest = partner.tolist()
+    return distance.argsort(stable=True).tolist() if ties == "stable" else numpy1_argsort(distance.tolist())
+
+
+def _walk(visits: Sequence[int], nearest: Sequence[int], originals: Sequence[int]) -> list[int]:
+    """The filters that the greedy rule removes, in the order in which it visits them."""
     redundant = bytearray(len(nearest))
     copied = bytearray(len(nearest))
     removed = []
-    for i in order:
+    for i in visits:
         if redundant[i] or copied[originals[i]]:
             removed.append(i)
         else:

@@ -99,7 +99,7 @@ def download(
         if not (store / "licence").exists():
             rank_zero_info(f"{root.name}: {licence}. By using the data you accept it.")
             (store / "licence").write_text(licence, encoding="utf-8")
-        _check_disk(missing, root)
+        _check_disk(missing, root, keep_archives)
         fetch(missing, store, progress=progress)
         for archive in tqdm(missing, desc="Unpacking", unit="archive", disable=not progress):
             unpack(store / archive.name, root)
@@ -201,6 +201,7 @@ def _fetch_one(archive: Archive, folder: Path, advance: Any) -> None:
     for last_try in (False, True):
         _fetch_bytes(archive, part, advance)
         found = _md5(part) if archive.md5 else None
+        part.with_name(f"{part.name}.etag").unlink(missing_ok=True)
         if found == archive.md5:
             part.replace(folder / archive.name)
             return
@@ -251,12 +252,24 @@ def _pause(failures: int) -> float:
 
 
 def _fetch_rest(archive: Archive, part: Path, have: int, advance: Any) -> None:
-    request = urllib.request.Request(archive.url, headers={"Range": f"bytes={have}-"} if have else {})
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        if have and answer.status != 206:  # the server does not know ranges: from the start
+    tag = part.with_name(f"{part.name}.etag")
+    headers = {}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+        if tag.exists():  # then a file that has changed meanwhile comes whole, and not only its rest
+            headers["If-Range"] = tag.read_text(encoding="latin-1")
+    with urllib.request.urlopen(urllib.request.Request(archive.url, headers=headers), timeout=30) as answer:
+        rest = answer.status == 206 and answer.headers.get("Content-Range", f"bytes {have}-").startswith(
+            f"bytes {have}-"
+        )
+        if have and not rest:  # the server does not know ranges, or the file has changed: from the start
             advance(-have)
-            have = 0
-        with part.open("ab" if have else "wb") as sink:
+            part.unlink()
+            if answer.status != 200:
+                return
+        if answer.headers.get("ETag"):
+            tag.write_text(answer.headers["ETag"], encoding="latin-1")
+        with part.open("ab" if rest else "wb") as sink:
             while chunk := answer.read1(_CHUNK):  # what has come, so that a killed run loses no more than that
                 sink.write(chunk)
                 sink.flush()
@@ -273,13 +286,13 @@ def _is_whole(folder: Path, archive: Archive) -> bool:
     return False
 
 
-def _check_disk(archives: Sequence[Archive], root: Path) -> None:
+def _check_disk(archives: Sequence[Archive], root: Path, keep_archives: bool) -> None:
     store = root / ".archives"
-    largest = max(archive.bytes for archive in archives)
+    sizes = [archive.bytes for archive in archives]
     # Audio hardly compresses, so what is unpacked takes about what the archives take; each is deleted after its turn.
+    unpacked_beside = sum(sizes) if keep_archives else max(sizes)
     held = sum(_size(store / archive.name) + _size(store / f"{archive.name}.part") for archive in archives)
-    missing = sum(archive.bytes for archive in archives) - held
-    needed = missing + largest
+    needed = sum(sizes) - held + unpacked_beside
     free = shutil.disk_usage(root).free
     if free < needed:
         raise OSError(

@@ -11,7 +11,7 @@ import soundfile
 from tqdm.auto import tqdm
 
 from lightning_cosprune.data.download import download, zenodo_archives
-from lightning_cosprune.data.scenes import DCASEScenes
+from lightning_cosprune.data.scenes import DCASEScenes, _Fold
 from lightning_cosprune.data.tables import SceneFolder
 
 
@@ -29,7 +29,7 @@ class _TAUScenes(DCASEScenes):
 
     def prepare_data(self) -> None:
         """Downloads what is missing, if asked to, and extracts the features into the cache."""
-        if self.download:
+        if self.download and not self._is_whole():
             archives = zenodo_archives(self.set_name)
             download(
                 archives,
@@ -38,13 +38,23 @@ class _TAUScenes(DCASEScenes):
                 keep_archives=self.keep_archives,
                 progress=self.progress,
             )
-        elif not (self.root / "meta.csv").is_file():
+        super().prepare_data()
+
+    def _is_whole(self) -> bool:
+        """Whether every file that meta.csv names is there, whoever put it there."""
+        if not (self.root / "meta.csv").is_file():
+            return False
+        there = {f"audio/{path.name}" for path in (self.root / "audio").glob("*")}
+        return there.issuperset(SceneFolder(self.root, self._owner).read_meta()["filename"])
+
+    def _read_fold(self) -> _Fold:
+        if not (self.root / "meta.csv").is_file():
             page = zenodo_archives(self.set_name)[0].page
             raise FileNotFoundError(
-                f"{self._owner}: expected {self.set_name} there, found no meta.csv. Write `download=True` to fetch it, "
-                f"or unpack the archives of {page} and give the folder that holds meta.csv."
+                f"{self._owner}: expected {self.set_name} there, found no meta.csv. Write `download=True` and let "
+                f"`prepare_data()` fetch it, or unpack the archives of {page} and give the folder that holds meta.csv."
             )
-        super().prepare_data()
+        return super()._read_fold()
 
 
 class TAUUrbanAcousticScenes2019(_TAUScenes):

@@ -186,11 +186,29 @@ def test_a_split_with_files_that_are_not_in_training_is_refused(set2020, tmp_pat
         TAUUrbanAcousticScenes2020Mobile(set2020, split="x", train_fraction=0.5)
 
 
-def test_a_folder_without_the_set(tmp_path):
+@pytest.mark.parametrize("ask", [lambda scenes: scenes.prepare_data(), lambda scenes: scenes.tables()])
+def test_a_folder_without_the_set(ask, tmp_path):
     with pytest.raises(
-        FileNotFoundError, match=r"2020-mobile-development there, found no meta.csv. Write `download=True`"
+        FileNotFoundError, match=r"2020-mobile-development there, found no meta.csv. Write `download=Tr"
     ):
-        TAUUrbanAcousticScenes2020Mobile(tmp_path).prepare_data()
+        ask(TAUUrbanAcousticScenes2020Mobile(tmp_path / "nowhere"))
+
+
+def test_a_set_that_was_unpacked_by_hand_is_not_downloaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(tau, "download", lambda *_, **options: pytest.fail("asked for archives"))
+    SyntheticScenes(
+        tmp_path / "set", layout="tau2020", num_recordings=100, recording_seconds=1, progress=False
+    ).prepare_data()
+    scenes = TAUUrbanAcousticScenes2020Mobile(
+        tmp_path / "set", download=True, cache_dir=tmp_path / "cache", progress=False
+    )
+    scenes.prepare_data()
+    next((tmp_path / "set" / "audio").iterdir()).unlink()
+    again = TAUUrbanAcousticScenes2020Mobile(
+        tmp_path / "set", download=True, cache_dir=tmp_path / "cache", progress=False
+    )
+    with pytest.raises(pytest.fail.Exception, match="asked for archives"):
+        again.prepare_data()
 
 
 def test_download_asks_for_the_sets_own_archives(tmp_path, monkeypatch):
