@@ -1,6 +1,7 @@
 from .batch_norm import FoldedLayer as FoldedLayer
 from .batch_norm import fold_batch_norms as fold_batch_norms
 from .callback import CosineFilterPruning as CosineFilterPruning
+from .checkpoint import AtomicCheckpointIO as AtomicCheckpointIO
 from .checkpoint import PrunableMixin as PrunableMixin
 from .checkpoint import load_pruned as load_pruned
 from .complexity import Complexity as Complexity

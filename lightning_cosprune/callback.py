@@ -70,8 +70,8 @@ class CosineFilterPruning(Callback):
             Otherwise its checkpoint may stay "best". Files that were written stay, uncounted by ``save_top_k``.
 
     Attributes:
-        plans: The plan of each prune of this run so far.
-        reports: The report of each prune of this run so far.
+        plans: The plan of each prune so far, also of those before the run was resumed from a checkpoint.
+        reports: The report of each prune since the run was started or resumed.
 
     Raises:
         ValueError: An argument is out of range.
@@ -157,6 +157,8 @@ class CosineFilterPruning(Callback):
     def should_prune(self, trainer: Trainer, pl_module: LightningModule) -> bool:  # noqa: ARG002
         """Whether a prune is due at the start of this epoch; override it for a rule of your own.
 
+        A rule that looks at what was done should look at ``plans``, which a resumed run has too.
+
         Returns:
             By default, whether an epoch of ``at_epoch`` has come that was not dealt with.
         """
@@ -172,7 +174,7 @@ class CosineFilterPruning(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Show what was pruned, or say that nothing was."""
-        if not self._steps_done:
+        if not self.plans:
             rank_zero_warn(
                 f"`CosineFilterPruning(at_epoch={self.at_epoch!r})` removed nothing: training ended at epoch "
                 f"{trainer.current_epoch}."
@@ -197,16 +199,16 @@ class CosineFilterPruning(Callback):
             inputs, plan = decided_by_rank_zero(trainer, lambda: self._decide(trainer, pl_module, target))
             inputs = _to_device(inputs, pl_module.device)
             averages = find_averages(trainer, pl_module)
-            alive = check_bound(trainer.optimizers, [pl_module])[0]
+            held = check_bound(trainer.optimizers, [pl_module])
             report = apply_plan(target, plan, inputs, optimizers=trainer.optimizers, allow_unpruned=True)
             prune_averages(averages, self.module, plan, report, inputs)
         report = replace(report, epoch=trainer.current_epoch)
         bound = check_bound(trainer.optimizers, [pl_module])
-        if bound[0] != alive:
+        if bound != held:
             raise RuntimeError(
-                f"After pruning the optimizers hold {bound[0]} live parameters of {bound[1]}, before it was {alive}. "
-                "Training on would leave parameters where they are. Please report this network as a bug of "
-                "lightning_cosprune."
+                f"After pruning {bound[0]} of the {bound[1]} parameters that the optimizers hold are alive, before it "
+                f"was {held[0]} of {held[1]}. Training on would leave parameters where they are. Please report this "
+                "network as a bug of lightning_cosprune."
             )
         if not report.layers and not self.allow_unpruned:
             reasons = "".join(f"\n  {name}: {reason}" for name, reason in report.skipped.items())
@@ -288,17 +290,22 @@ class CosineFilterPruning(Callback):
         checkpoint.setdefault(STRUCTURE, describe_structure(pl_module))
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run must know: which steps are done.
+        """What a resumed run must know: which steps are done, and what was removed.
 
         Returns:
-            Plain ints and dicts, safe to load with ``weights_only=True``.
+            Plain ints, lists and dicts, safe to load with ``weights_only=True``.
         """
-        return {"steps_done": self._steps_done, "dense_filters": dict(self._dense_filters)}
+        return {
+            "steps_done": self._steps_done,
+            "dense_filters": dict(self._dense_filters),
+            "plans": [plan.to_dict() for plan in self.plans],
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up what :meth:`state_dict` wrote."""
         self._steps_done = state_dict["steps_done"]
         self._dense_filters = dict(state_dict["dense_filters"])
+        self.plans = [PruningPlan.from_dict(plan) for plan in state_dict["plans"]]
 
 
 def _to_device(inputs: Any, device: torch.device) -> Any:

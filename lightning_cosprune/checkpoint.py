@@ -6,18 +6,22 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from lightning_cosprune.averages import averaged_modules
+from lightning_cosprune.rollback import Snapshot
 
 __all__ = [
     "STRUCTURE",
+    "AtomicCheckpointIO",
     "PrunableMixin",
     "describe_structure",
     "forget_structure",
@@ -27,6 +31,36 @@ __all__ = [
 ]
 
 Module = TypeVar("Module", bound=nn.Module)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Lets a Trainer write each checkpoint beside its place, to the disk, and only then give it its name.
+
+    Lightning's own way goes through the system's folder for temporary files. Where that is on another file system, as
+    on many clusters and in containers, the last step is a copy over the old checkpoint, and a run that is killed
+    meanwhile leaves half a file and no old one.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(accelerator="cpu", plugins=[AtomicCheckpointIO()], logger=False)
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        """Write ``checkpoint`` to a local ``path``; any other is left to Lightning."""
+        if storage_options is not None or "://" in str(path):
+            super().save_checkpoint(checkpoint, str(path), storage_options)
+            return
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f"{target.name}.part")
+        with partial.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+
 
 STRUCTURE = "lightning_cosprune"
 """Key of the structure in a Lightning checkpoint."""
@@ -117,13 +151,18 @@ class PrunableMixin:
         super().on_load_checkpoint(checkpoint)  # type: ignore[misc]
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Take on the shapes of ``state_dict``, then load it.
+        """Take on the shapes of ``state_dict``, whatever they are, then load it.
 
         Returns:
-            What ``torch.nn.Module.load_state_dict`` returns.
+            What ``torch.nn.Module.load_state_dict`` returns; where it raises, the shapes are as they were.
         """
-        restore_structure(self, state_dict)  # type: ignore[arg-type]
-        return super().load_state_dict(state_dict, *args, **kwargs)  # type: ignore[misc]
+        before = Snapshot(self)  # type: ignore[arg-type]
+        try:
+            restore_structure(self, state_dict)  # type: ignore[arg-type]
+            return super().load_state_dict(state_dict, *args, **kwargs)  # type: ignore[misc]
+        except Exception:
+            before.restore()
+            raise
 
 
 def keep_structure(module: LightningModule) -> None:
@@ -132,28 +171,37 @@ def keep_structure(module: LightningModule) -> None:
     A callback cannot do that by hooks of its own: Lightning calls those after the weights are loaded, and not at all
     for checkpoints of weights alone.
     """
-    if isinstance(module, PrunableMixin) or "on_load_checkpoint" in vars(module):
+    if isinstance(module, PrunableMixin):
         return
-    # Partial functions of this file's own travel through pickle and deepcopy with the module.
-    module.on_save_checkpoint = functools.partial(_save, module)  # type: ignore[method-assign]
-    module.on_load_checkpoint = functools.partial(_load, module)  # type: ignore[method-assign]
+    for name, ours in (("on_save_checkpoint", _save), ("on_load_checkpoint", _load)):
+        own = vars(module).get(name)
+        if not _is_lent(own):
+            # Partial functions of this file's own travel through pickle and deepcopy with the module.
+            setattr(module, name, functools.partial(ours, module, own))
 
 
 def forget_structure(module: LightningModule) -> None:
     """Undo :func:`keep_structure`."""
     for name in ("on_save_checkpoint", "on_load_checkpoint"):
-        if isinstance(vars(module).get(name), functools.partial):
+        lent: Any = vars(module).get(name)
+        if _is_lent(lent):
             delattr(module, name)
+            if lent.args[1] is not None:
+                setattr(module, name, lent.args[1])
 
 
-def _save(module: LightningModule, checkpoint: dict[str, Any]) -> None:
-    type(module).on_save_checkpoint(module, checkpoint)
+def _is_lent(hook: Any) -> bool:
+    return isinstance(hook, functools.partial) and hook.func in (_save, _load)
+
+
+def _save(module: LightningModule, own: Callable[..., None] | None, checkpoint: dict[str, Any]) -> None:
+    (own or functools.partial(type(module).on_save_checkpoint, module))(checkpoint)
     checkpoint[STRUCTURE] = describe_structure(module)
 
 
-def _load(module: LightningModule, checkpoint: dict[str, Any]) -> None:
+def _load(module: LightningModule, own: Callable[..., None] | None, checkpoint: dict[str, Any]) -> None:
     _restore(module, checkpoint)
-    type(module).on_load_checkpoint(module, checkpoint)
+    (own or functools.partial(type(module).on_load_checkpoint, module))(checkpoint)
 
 
 def _restore(module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -256,7 +304,8 @@ def _check(structure: Any, layers: Mapping[str, nn.Module], module: nn.Module) -
         layer = layers.get(name)
         if layer is None:
             raise refuse(f"it has a layer {name!r}, which the network has not")
-        if not isinstance(entry, Mapping) or set(entry) != {"sizes", "shapes"}:
+        parts = [entry.get(part) for part in ("sizes", "shapes")] if isinstance(entry, Mapping) else []
+        if len(parts) != 2 or not all(isinstance(part, Mapping) for part in parts):
             raise refuse(f"expected `sizes` and `shapes` of layer {name!r}, found {entry!r:.80}")
         if set(entry["sizes"]) != set(_size_names(layer)):
             raise refuse(
@@ -272,6 +321,10 @@ def _check(structure: Any, layers: Mapping[str, nn.Module], module: nn.Module) -
                 raise refuse(f"expected whole numbers for {key!r} of layer {name!r}, found {size!r:.80}")
             if key in entry["shapes"] and len(numbers) != _tensors(layer)[key].ndim:
                 raise refuse(f"expected {_tensors(layer)[key].ndim} axes for {key!r} of layer {name!r}, found {size!r}")
+        # Some norms have a size and no tensor that would show it.
+        told = _sizes_of(layer, entry["shapes"]) if entry["shapes"] else entry["sizes"]
+        if entry["sizes"] != told:
+            raise refuse(f"layer {name!r} has the sizes {entry['sizes']}, the shapes of its tensors say {told}")
     modules: dict[str, dict[str, Any]] = dict(structure["modules"])
     return modules
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_cosprune import CosineFilterPruning
+from lightning_cosprune import callback as callback_file
 from lightning_cosprune.plan import prunable_layers
 
 
@@ -263,6 +264,13 @@ def test_manual_optimization_with_two_optimizers(tmp_path: Path) -> None:
     fit(Manual(), CosineFilterPruning(0.5, at_epoch=1), tmp_path, recorder)
     assert recorder.params[0] > recorder.params[1]
     assert all(all(moved.values()) for moved in recorder.moved)
+
+
+def test_optimizers_that_were_left_behind_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut = callback_file.apply_plan
+    monkeypatch.setattr(callback_file, "apply_plan", lambda *args, optimizers, **options: cut(*args, **options))
+    with pytest.raises(RuntimeError, match=r"\d+ of the 18 parameters that the optimizers hold are alive, .* 18 of 18"):
+        fit(UsersModule(), CosineFilterPruning(0.5), tmp_path)
 
 
 def test_a_rule_of_ones_own(tmp_path: Path) -> None:

@@ -13,12 +13,20 @@ from torch import nn
 from torch.utils.data import DataLoader
 from zoo import CASES
 
-from lightning_cosprune import CosineFilterPruning, PrunableMixin, apply_plan, load_pruned, plan_pruning
+from lightning_cosprune import (
+    AtomicCheckpointIO,
+    CosineFilterPruning,
+    PrunableMixin,
+    apply_plan,
+    load_pruned,
+    plan_pruning,
+)
 from lightning_cosprune.checkpoint import STRUCTURE, describe_structure, restore_structure
 
 # Lightning says so wherever a test resumes in another folder or with other callbacks than it saved with.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The dirpath has changed"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
 ]
 
@@ -213,6 +221,55 @@ def test_the_users_own_hooks_are_called_and_given_back(tmp_path):
     assert resumed.calls == ("load", (8, 3, 3, 3), 8)
 
 
+def test_hooks_that_the_instance_has_are_called_and_given_back(tmp_path):
+    module, calls = UsersModule(), []
+    module.on_save_checkpoint = own = lambda checkpoint: calls.append("save")
+    trainer_for(tmp_path, CosineFilterPruning(0.5), every_epoch(tmp_path, save_weights_only=True), max_epochs=1).fit(
+        module, loader()
+    )
+    assert set(calls) == {"save"}
+    assert STRUCTURE in torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert vars(module)["on_save_checkpoint"] is own
+
+
+class Once(CosineFilterPruning):
+    """A rule that looks at what was done."""
+
+    def should_prune(self, trainer, pl_module):
+        return trainer.current_epoch >= 1 and not self.plans
+
+
+def test_a_rule_of_ones_own_knows_after_resuming_what_was_done(tmp_path):
+    trainer_for(tmp_path, Once(0.5), every_epoch(tmp_path), max_epochs=2).fit(UsersModule(), loader())
+    module, callback = UsersModule(), Once(0.5)
+    resumed = trainer_for(tmp_path, callback, every_epoch(tmp_path), max_epochs=4)
+    resumed.fit(module, loader(), ckpt_path=tmp_path / "last.ckpt")
+    assert module.stem.out_channels == 8
+    assert len(callback.plans) == 1
+    assert callback.reports == []
+
+
+def test_a_checkpoint_is_written_beside_its_place(tmp_path, monkeypatch):
+    """A writer that is stopped half way leaves the old file, and a half one under another name."""
+    trainer = trainer_for(tmp_path, plugins=[AtomicCheckpointIO()], max_epochs=1)
+    trainer.fit(UsersModule(), loader())
+    trainer.save_checkpoint(tmp_path / "deep" / "last.ckpt")
+    before = (tmp_path / "deep" / "last.ckpt").read_bytes()
+    written = torch.save
+
+    def half(checkpoint, file):
+        buffer = io.BytesIO()
+        written(checkpoint, buffer)
+        file.write(buffer.getvalue()[:1000])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.save_checkpoint(tmp_path / "deep" / "last.ckpt")
+    assert (tmp_path / "deep" / "last.ckpt").read_bytes() == before
+    assert {path.name for path in (tmp_path / "deep").iterdir()} == {"last.ckpt", "last.ckpt.part"}
+
+
 # Without the callback
 
 
@@ -257,6 +314,19 @@ def test_the_mixin_loads_plain_state_dicts_smaller_and_larger(pruned):
     module.load_state_dict(dense)
     assert module.stem.out_channels == 16
     assert_same(dict(module.state_dict()), dict(dense))
+
+
+@pytest.mark.parametrize(
+    "change", [lambda state: state.pop("head.bias"), lambda state: state.update(extra=torch.ones(1))]
+)
+def test_a_load_that_the_mixin_refuses_changes_no_shape(change, pruned):
+    module, state = Prunable(), dict(pruned["state_dict"])
+    change(state)
+    structure, stem = describe_structure(module), module.stem.weight
+    with pytest.raises(RuntimeError, match=r"Error\(s\) in loading state_dict"):
+        module.load_state_dict(state)
+    assert describe_structure(module) == structure
+    assert module.stem.weight is stem
 
 
 def test_the_mixin_serves_plain_modules():
@@ -339,6 +409,19 @@ def damaged(saved, change):
             "'stem' has the sizes in_features, out_features, in",
         ),
         (lambda s: s["modules"]["stem"]["sizes"].update(groups="1"), "whole numbers for 'groups' of layer 'stem'"),
+        (
+            lambda s: s["modules"]["stem"]["sizes"].update(groups=0),
+            "'stem' has the sizes .*, the shapes of its tensors say",
+        ),
+        (
+            lambda s: s["modules"]["stem"]["sizes"].update(out_channels=7),
+            "'stem' has the sizes .*, the shapes of its ten",
+        ),
+        (
+            lambda s: s["modules"]["stem"]["sizes"].update(out_channels=[4, 4]),
+            "'stem' has the sizes .*, the shapes of i",
+        ),
+        (lambda s: s["modules"]["stem"].update(sizes=5), "`sizes` and `shapes` of layer 'stem', found"),
         (
             lambda s: s["modules"]["stem"]["shapes"].update(weight=[8, 3]),
             "expected 4 axes for 'weight' of layer 'stem'",

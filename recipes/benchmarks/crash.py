@@ -32,7 +32,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils._pytree import tree_flatten
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_cosprune import CosineFilterPruning, callback
+from lightning_cosprune import AtomicCheckpointIO, CosineFilterPruning, callback
 from lightning_cosprune.models import DCASE2021Baseline, SceneClassifier
 from lightning_cosprune.report import format_table
 
@@ -104,6 +104,7 @@ def train(folder: Path, moment: str, delay: float) -> None:
         accelerator="cpu",
         max_epochs=EPOCHS,
         callbacks=[*callbacks, Armed(moment, delay), checkpoints],
+        plugins=[AtomicCheckpointIO()],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -164,7 +165,7 @@ def disturb(folder: Path, expected: Path, kills: int, seed: int) -> list[tuple[s
         if (folder / "end.pt").exists():
             for path in [*folder.glob("*.ckpt"), folder / "end.pt"]:
                 path.unlink()
-        moment, delay = ("", 0.0) if len(done) >= kills else (draw.choice(MOMENTS), draw.uniform(0, 3))
+        moment, delay = ("", 0.0) if len(done) >= kills else (draw.choice(MOMENTS), draw.uniform(0, 1.5))
         code = launch(folder, moment, delay)
         if code == -signal.SIGKILL:
             done.append((moment, delay, len(list(folder.glob("epoch=*.ckpt")))))
