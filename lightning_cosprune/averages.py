@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils._pytree import tree_map
 
+from lightning_cosprune.complexity import as_call, eager, evaluating, same_random_state
 from lightning_cosprune.plan import PruningPlan
 from lightning_cosprune.report import PruningReport
+from lightning_cosprune.rollback import unchanged
 from lightning_cosprune.surgery import apply_plan
 
 __all__ = ["Average", "averaged_modules", "find_averages", "prune_averages"]
@@ -44,20 +47,28 @@ def averaged_modules(trainer: Trainer | None) -> list[LightningModule]:
     return [network for _, network in _held_by_callbacks(trainer)]
 
 
-def find_averages(trainer: Trainer, pl_module: LightningModule) -> list[Average]:
+def find_averages(trainer: Trainer, pl_module: LightningModule, target: nn.Module, inputs: Any) -> list[Average]:
     """All averaged copies that have to follow a prune, told from the dense network.
 
+    Args:
+        trainer: Its callbacks are searched.
+        pl_module: It is searched too, attributes that are no submodules included.
+        target: What will be pruned, with all that its forward pass reaches.
+        inputs: The example input of the prune.
+
     Raises:
-        ValueError: The LightningModule holds an ``AveragedModel`` of which it cannot be told what it averages.
+        ValueError: It cannot be told what an ``AveragedModel`` averages, or the forward pass goes through it.
 
     Returns:
-        Copies that callbacks hold, and ``AveragedModel`` attributes of the LightningModule.
+        Copies that callbacks hold, and every ``AveragedModel`` of the LightningModule.
     """
     averages = [Average(name, network) for name, network in _held_by_callbacks(trainer)]
     modules = dict(pl_module.named_modules())
     held = {name: module for name, module in modules.items() if isinstance(module, AveragedModel)}
-    for name, average in held.items():
-        if not any(isinstance(layer, nn.modules.conv._ConvNd | nn.Linear) for layer in average.modules()):
+    _check_unused({name: average for name, average in held.items() if _has_filters(average)}, target, inputs)
+    beside = dict(_held_beside(trainer, pl_module, {id(module) for module in modules.values()}))
+    for name, average in {**held, **beside}.items():
+        if not _has_filters(average):
             continue
         sources = [
             source
@@ -66,6 +77,8 @@ def find_averages(trainer: Trainer, pl_module: LightningModule) -> list[Average]
             and _shapes(module) == _shapes(average.module)
             and not any(source == other or source.startswith(f"{other}.") for other in held)
         ]
+        if name in beside and not sources:
+            continue  # the average of something else is its holder's own affair
         if len(sources) != 1:
             found = f"found {' and '.join(map(repr, sources))}" if sources else "found none"
             raise ValueError(
@@ -73,6 +86,9 @@ def find_averages(trainer: Trainer, pl_module: LightningModule) -> list[Average]
                 f"{type(pl_module).__name__} of its class and shapes, whose prune it would follow, {found}. Keep the "
                 "average in Lightning's `WeightAveraging` callback instead."
             )
+        if not sources[0]:
+            averages.append(Average(name, cast(LightningModule, average.module)))
+            continue
         network = copy.deepcopy(pl_module)
         parent, _, child = sources[0].rpartition(".")
         setattr(network.get_submodule(parent), child, average.module)
@@ -125,6 +141,54 @@ def _held_by_callbacks(trainer: Trainer | None) -> list[tuple[str, LightningModu
             if is_average and hasattr(network, "training_step"):
                 found.append((type(callback).__name__, cast(LightningModule, network)))
     return found
+
+
+def _held_beside(trainer: Trainer, pl_module: LightningModule, seen: set[int]) -> Iterator[tuple[str, AveragedModel]]:
+    """Averages that callbacks or plain attributes of the LightningModule hold, containers looked into.
+
+    Yields:
+        Name and average, without the submodules in ``seen`` and what :func:`averaged_modules` finds.
+    """
+    seen |= {id(network) for network in averaged_modules(trainer)}
+    for holder in (*trainer.callbacks, pl_module):  # type: ignore[attr-defined]
+        for key, value in vars(holder).items():
+            names = {f"{type(holder).__name__}.{key}": value}
+            if isinstance(value, Mapping | list | tuple):
+                pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
+                names = {f"{type(holder).__name__}.{key}[{place!r}]": one for place, one in pairs}
+            for name, one in names.items():
+                if isinstance(one, AveragedModel) and not {id(one), id(one.module)} & seen:
+                    seen.add(id(one))
+                    yield name, one
+
+
+def _check_unused(held: Mapping[str, AveragedModel], target: nn.Module, inputs: Any) -> None:
+    """Refuse averages that evaluation mode uses: the trace would follow them, and not the layers that are trained."""
+    if not held:
+        return
+    used: list[str] = []
+    args, kwargs = as_call(inputs)
+    with unchanged(target), evaluating(target), torch.no_grad(), same_random_state(), eager():
+        hooks = [
+            module.register_forward_hook(lambda *_, name=name: used.append(name))
+            for name, average in held.items()
+            for module in (average, average.module)
+        ]
+        try:
+            target(*args, **kwargs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+    if used:
+        raise ValueError(
+            f"`CosineFilterPruning` with the AveragedModel {used[0]!r}: expected a forward pass through the trained "
+            "layers in evaluation mode too, found one through the average. Call the average in `validation_step` "
+            "instead, or keep it in Lightning's `WeightAveraging` callback."
+        )
+
+
+def _has_filters(average: AveragedModel) -> bool:
+    return any(isinstance(layer, nn.modules.conv._ConvNd | nn.Linear) for layer in average.modules())
 
 
 def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:

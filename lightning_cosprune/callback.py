@@ -198,7 +198,7 @@ class CosineFilterPruning(Callback):
         with unwrapped(trainer), same_on_all_ranks(trainer, pl_module):
             inputs, plan = decided_by_rank_zero(trainer, lambda: self._decide(trainer, pl_module, target))
             inputs = _to_device(inputs, pl_module.device)
-            averages = find_averages(trainer, pl_module)
+            averages = find_averages(trainer, pl_module, target, inputs)
             held = check_bound(trainer.optimizers, [pl_module])
             report = apply_plan(target, plan, inputs, optimizers=trainer.optimizers, allow_unpruned=True)
             prune_averages(averages, self.module, plan, report, inputs)

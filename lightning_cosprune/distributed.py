@@ -53,6 +53,12 @@ def check_strategy(trainer: Trainer, pl_module: LightningModule) -> None:
             "hooks remember of each parameter does not fit the smaller ones. Leave it out, or prune on one process "
             "with `apply_plan` before."
         )
+    if strategy._layer_sync is not None or any(isinstance(layer, nn.SyncBatchNorm) for layer in pl_module.modules()):
+        raise ValueError(
+            "`CosineFilterPruning` with `SyncBatchNorm` on many processes: expected batch norms of each process's own, "
+            "because a prune with synchronised ones has not been tested. Leave out `sync_batchnorm=True`, or prune on "
+            "one process with `apply_plan` before."
+        )
     if strategy._start_method != "popen" and not isinstance(pl_module, PrunableMixin):
         raise ValueError(
             f"`CosineFilterPruning` with processes started by {strategy._start_method!r}: expected a LightningModule "

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 from test_callback import UsersModule, loader
 from torch.utils.data import DataLoader, DistributedSampler
 
 from lightning_cosprune import CosineFilterPruning, PrunableMixin, callback
+from lightning_cosprune.averages import averaged_modules
 
 
 class Interleaved(pl.LightningDataModule):
@@ -42,8 +43,17 @@ class WithoutBatchNorm(UsersModule):
             block.bn1 = block.bn2 = torch.nn.Identity()
 
 
+def by_rank(weight, **_):
+    """The first filters on one process, the last on the other."""
+    order = torch.arange(len(weight))
+    return (order if torch.distributed.get_rank() == 0 else order.flip(0)).float()
+
+
 class Whatever(CosineFilterPruning):
-    """Prunes by a rule that each process answers differently."""
+    """Prunes by rules that each process answers differently."""
+
+    def __init__(self, **options):
+        super().__init__(criterion=by_rank, **options)
 
     def should_prune(self, trainer, pl_module):
         return trainer.current_epoch == 1 and trainer.global_rank == 0 and not self.reports
@@ -56,11 +66,13 @@ class Ends(pl.Callback):
         self.folder = folder
 
     def on_train_end(self, trainer, pl_module):
+        average = [dict(network.named_parameters()) for network in averaged_modules(trainer)]
         optimizer = trainer.optimizers[0]
         wrapper = trainer.strategy.model
         content = {
             "weights": pl_module.state_dict(),
             "optimizer": optimizer.state_dict(),
+            "averages": [{name: tensor.detach() for name, tensor in one.items()} for one in average],
             "wrapped": {id(p) for p in wrapper.parameters()} == {id(p) for p in pl_module.parameters()},
             "reports": [str(report) for report in trainer.callbacks[0].reports],
         }
@@ -98,13 +110,14 @@ def main():
     if options.get("sabotage"):
         globals()[options["sabotage"]]()
     pruning = globals()[options.get("callback", "CosineFilterPruning")](**options.get("pruning", {}))
+    averages = [EMAWeightAveraging(decay=0.5)] if options.get("average") else []
     pl.seed_everything(0, verbose=False)
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=options.get("devices", 2),
         strategy=DDPStrategy(process_group_backend="gloo", **options["ddp"]) if "ddp" in options else "auto",
         max_epochs=options.get("epochs", 3),
-        callbacks=[pruning, Ends(folder), ModelCheckpoint(folder, "{epoch}", save_top_k=-1)],
+        callbacks=[pruning, Ends(folder), *averages, ModelCheckpoint(folder, "{epoch}", save_top_k=-1)],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -132,3 +132,43 @@ def test_an_average_without_filters_is_left_alone(tmp_path):
     module = Scaled()
     fit(module, CosineFilterPruning(0.5), tmp_path, max_epochs=1)
     assert module.average.module.num_features == 3
+
+
+def follow(holder, part):
+    """Makes the average of ``part(module)`` when training starts, and updates it after each batch."""
+
+    class Follow(pl.Callback):
+        def on_fit_start(self, trainer, pl_module):
+            holder(self, pl_module)["kept"] = [AveragedModel(part(pl_module), avg_fn=get_ema_avg_fn(0.5))]
+
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            holder(self, pl_module)["kept"][0].update_parameters(part(pl_module))
+
+    return Follow()
+
+
+@pytest.mark.parametrize("holder", [lambda callback, _: vars(callback), lambda _, module: vars(module)])
+@pytest.mark.parametrize("part", [lambda module: module, lambda module: module.blocks])
+def test_averages_that_are_no_submodules_follow_too(holder, part, tmp_path):
+    """With one filter left, old averages would be broadcast over the new weights without an error."""
+    module, callback = UsersModule(), follow(holder, part)
+    fit(module, CosineFilterPruning({"blocks.0.conv1": 0.9375}, at_epoch=1), tmp_path, callback)
+    average = holder(callback, module)["kept"][0].module
+    shapes = {name: parameter.shape for name, parameter in part(module).named_parameters()}
+    assert module.blocks[0].conv1.out_channels == 1
+    assert {name: parameter.shape for name, parameter in average.named_parameters()} == shapes
+
+
+def test_an_average_that_evaluation_uses_is_refused(tmp_path):
+    """The layers that are trained would be missed."""
+
+    class Evaluated(Teacher):
+        def forward(self, x):
+            blocks = self.blocks if self.training else self.average
+            return self.head(blocks(self.stem(x)).mean(dim=(2, 3)))
+
+    module = Evaluated()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    with pytest.raises(ValueError, match=r"AveragedModel 'average': expected a forward pass through the trained"):
+        fit(module, CosineFilterPruning(0.5), tmp_path)
+    assert_same(dict(module.state_dict()), before)

@@ -97,9 +97,13 @@ def test_a_run_on_two_processes_resumes(tmp_path):
 
 
 def test_one_process_decides_for_all(tmp_path):
-    run = launch(tmp_path, ddp={}, callback="Whatever", pruning={"pruning_ratio": 0.5})
+    """Both when to prune and what, though each process would choose otherwise; its averages follow."""
+    run = launch(tmp_path, ddp={}, callback="Whatever", pruning={"pruning_ratio": 0.5}, average=True)
     assert run.returncode == 0, run.stderr
     assert_processes_agree(tmp_path)
+    ((first,), (second,)) = (ends(tmp_path, rank)["averages"] for rank in (0, 1))
+    assert_same(first, second)
+    assert len(first["stem.weight"]) == 8
 
 
 def test_processes_that_cut_different_filters_stop(tmp_path):
@@ -144,13 +148,15 @@ class Prunable(PrunableMixin, UsersModule):
             UsersModule,
             r"started by 'spawn': expected a LightningModule with `PrunableMixin`, found UsersMo",
         ),
+        ("sync_batchnorm", UsersModule, "with `SyncBatchNorm` on many processes: expected"),
         (DDPStrategy(ddp_comm_hook=print), UsersModule, r"ddp_comm_hook=...\)`: expected no communication hook"),
         ("ddp_spawn", Prunable, None),
         ("ddp", UsersModule, None),
     ],
 )
 def test_strategies(strategy, module, message):
-    trainer = pl.Trainer(accelerator="cpu", devices=2, strategy=strategy, logger=False, enable_checkpointing=False)
+    options = {"strategy": "ddp", "sync_batchnorm": True} if strategy == "sync_batchnorm" else {"strategy": strategy}
+    trainer = pl.Trainer(accelerator="cpu", devices=2, **options, logger=False, enable_checkpointing=False)
     if message is None:
         CosineFilterPruning().setup(trainer, module(), "fit")
         return

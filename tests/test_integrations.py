@@ -88,7 +88,10 @@ trainer:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # LightningCLI 2.6 and jsonargparse 4.53
-def test_a_lightning_cli_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_lightning_cli_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["main.py"])  # LightningCLI warns of pytest's own arguments
     (tmp_path / "config.yaml").write_text(CONFIG)
 
     class Module(UsersModule):
