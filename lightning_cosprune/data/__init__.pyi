@@ -6,6 +6,8 @@ from .augment import Mixup as Mixup
 from .augment import TimeMask as TimeMask
 from .augment import TimeRoll as TimeRoll
 from .dataset import SceneBatch as SceneBatch
+from .esc import ESC10 as ESC10
+from .esc import ESC50 as ESC50
 from .features import FRONT_ENDS as FRONT_ENDS
 from .features import FrontEnd as FrontEnd
 from .features import LogMel as LogMel

@@ -68,7 +68,12 @@ def read_clip(path: Path, sample_rate: int, samples: int, owner: str) -> npt.NDA
         ValueError: The file does not decode, is empty, or holds NaN or infinity.
     """
     try:
-        sound, found_rate = soundfile.read(path, dtype="float32", always_2d=True)
+        with soundfile.SoundFile(path) as file:
+            found_rate = file.samplerate
+            # The same numbers; libsndfile itself takes six times as long to make them of 16 bits.
+            by_hand = file.subtype == "PCM_16"
+            sound = file.read(dtype="int16" if by_hand else "float32", always_2d=True)
+            sound = np.multiply(sound, np.float32(2**-15), dtype=np.float32) if by_hand else sound
     except (soundfile.LibsndfileError, OSError) as error:
         raise unreadable(path, owner, error) from error
     if not len(sound):

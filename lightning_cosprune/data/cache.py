@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from tqdm.auto import tqdm
 
 from lightning_cosprune.data.audio import AudioHeader, read_clip, read_header
+from lightning_cosprune.data.extraction import LogMelExtractor
 from lightning_cosprune.data.fingerprint import ContentHashes
 from lightning_cosprune.data.store import Column, FeatureStore, band_moments, build_store, open_store
 
@@ -33,7 +34,7 @@ Content = Literal["features", "waveforms"]
 Precision = Literal["float32", "float16"]
 
 # Part of every cache key: raise it when the same audio and settings begin to give other features.
-_STORE_FORMAT = 3
+_STORE_FORMAT = 4
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class ClipCache:
             or build_store(
                 locations[split],
                 paths[split],
-                partial(_extract, cache=self, samples=samples),
+                partial(_extract, cache=self, samples=samples, extractor=LogMelExtractor(self.features, samples)),
                 self._columns(samples),
                 info={"clip_samples": samples, "features": asdict(self.features)},
                 description=f"Log-mel features ({split})" if self.content == "features" else f"Waveforms ({split})",
@@ -244,10 +245,12 @@ def _header_or_error(path: Path, owner: str) -> AudioHeader | ValueError:
         return error
 
 
-def _extract(path: Path, cache: ClipCache, samples: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+def _extract(
+    path: Path, cache: ClipCache, samples: int, extractor: LogMelExtractor
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     clip = read_clip(path, cache.features.sample_rate, samples, cache.owner)
     with torch.inference_mode():
-        features: npt.NDArray[np.float32] = cache.features.extract(torch.from_numpy(clip)).numpy()
+        features: npt.NDArray[np.float32] = extractor(torch.from_numpy(clip)).numpy()
     return features if cache.content == "features" else clip, band_moments(features)
 
 

@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -39,14 +40,14 @@ class Archive:
     Attributes:
         name: Name of the file.
         url: Where it is.
-        bytes: Its size.
+        bytes: Its size, or ``None`` where the server packs it when it is asked.
         md5: Its checksum, or ``None`` where none is published.
         page: Where a person can fetch it by hand.
     """
 
     name: str
     url: str
-    bytes: int
+    bytes: int | None
     md5: str | None
     page: str
 
@@ -75,7 +76,8 @@ def download(
     """Fetch, verify and unpack what is missing of a set.
 
     A run that is killed is continued by the next one: whole archives stay, a started one goes on at its last byte, and
-    unpacked files are not unpacked again. Several processes may ask for the same set; one of them works.
+    files that were unpacked as they should be are not unpacked again. Several processes may ask for the same set; one
+    of them works.
 
     Args:
         archives: What the set consists of.
@@ -123,10 +125,12 @@ def fetch(archives: Iterable[Archive], folder: Path, *, parallel: int = 4, progr
         OSError: As in :func:`download`; the others are fetched to their end before.
     """
     wanted = [archive for archive in archives if not _is_whole(folder, archive)]
-    total = sum(archive.bytes for archive in wanted)
+    sizes = [archive.bytes for archive in wanted if archive.bytes is not None]
+    total = sum(sizes) if len(sizes) == len(wanted) else None
     bar = tqdm(total=total, desc="Downloading", unit="B", unit_scale=True, disable=not progress)
     for archive in wanted:
-        bar.update(min(_size(folder / f"{archive.name}.part"), archive.bytes))
+        have = _size(folder / f"{archive.name}.part")
+        bar.update(have if archive.bytes is None else min(have, archive.bytes))
     lock = threading.Lock()
 
     def advance(count: int) -> None:
@@ -142,7 +146,7 @@ def fetch(archives: Iterable[Archive], folder: Path, *, parallel: int = 4, progr
 
 
 def unpack(archive: Path, root: Path) -> None:
-    """Unpack a zip file into ``root``; files that are there with the right size are left alone.
+    """Unpack a zip file into ``root``; files that are there with the right content are left alone.
 
     Where all entries are in one folder, as in Zenodo's archives of the TAU sets, that folder is ``root``. Files are
     written beside their place and renamed.
@@ -164,7 +168,7 @@ def unpack(archive: Path, root: Path) -> None:
             for entry in entries:
                 place = _safe_place(entry, archive)
                 target = root.joinpath(*place.parts[1 if strip else 0 :])
-                if _size(target) == entry.file_size and target.exists():
+                if _is_unpacked(target, entry):
                     continue
                 if not target.parent.resolve().is_relative_to(root.resolve()):
                     raise ValueError(
@@ -181,6 +185,16 @@ def unpack(archive: Path, root: Path) -> None:
             f"{archive.name}: expected a whole zip file, found a damaged one ({error}). Delete {archive} and start "
             "again; only this archive is fetched anew."
         ) from error
+
+
+def _is_unpacked(target: Path, entry: zipfile.ZipInfo) -> bool:
+    if not target.is_file() or target.stat().st_size != entry.file_size:
+        return False
+    checksum = 0
+    with target.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            checksum = zlib.crc32(chunk, checksum)
+    return checksum == entry.CRC
 
 
 def _safe_place(entry: zipfile.ZipInfo, archive: Path) -> PurePosixPath:
@@ -200,30 +214,42 @@ def _fetch_one(archive: Archive, folder: Path, advance: Any) -> None:
     part = folder / f"{archive.name}.part"
     for last_try in (False, True):
         _fetch_bytes(archive, part, advance)
-        found = _md5(part) if archive.md5 else None
+        problem = _damage(archive, part)
         part.with_name(f"{part.name}.etag").unlink(missing_ok=True)
-        if found == archive.md5:
+        if problem is None:
             part.replace(folder / archive.name)
             return
         advance(-_size(part))
         part.unlink()
         if last_try:
             raise OSError(
-                f"{archive.name}: expected the MD5 checksum {archive.md5}, found {found}, twice. The file on the "
-                f"server is damaged or has changed; look at {archive.page}."
+                f"{archive.name}: expected {problem}, twice. The file on the server is damaged or has changed; look at "
+                f"{archive.page}."
             )
+
+
+def _damage(archive: Archive, part: Path) -> str | None:
+    """What is wrong with a fetched archive; of one without a checksum its entries' are verified by :func:`unpack`."""
+    if archive.md5:
+        found = _md5(part)
+        return None if found == archive.md5 else f"the MD5 checksum {archive.md5}, found {found}"
+    if archive.name.endswith(".zip") and not zipfile.is_zipfile(part):
+        return f"a zip file, found {part.stat().st_size:,} bytes of something else"
+    return None
 
 
 def _fetch_bytes(archive: Archive, part: Path, advance: Any) -> None:
     """Bring ``part`` to the size of the archive, whatever it takes: further connections, or a start from zero."""
     failures = 0
-    while (have := _size(part)) != archive.bytes:
-        if have > archive.bytes:  # of another version of the file
-            advance(-archive.bytes)
+    size = archive.bytes
+    while (have := _size(part)) != size:
+        if size is not None and have > size:  # of another version of the file
+            advance(-size)
             part.unlink()
             continue
         try:
-            _fetch_rest(archive, part, have, advance)
+            announced = _fetch_rest(archive, part, have, advance)
+            size = announced if size is None else size
         except urllib.error.HTTPError as error:
             if error.code not in (408, 416, 429) and error.code < 500:
                 raise OSError(
@@ -240,8 +266,9 @@ def _fetch_bytes(archive: Archive, part: Path, advance: Any) -> None:
             problem = OSError("the connection ended early")
         failures = 0 if _size(part) > have else failures + 1
         if failures >= _ATTEMPTS:
+            wanted = "more" if size is None else f"{size:,}"
             raise OSError(
-                f"{archive.name}: expected {archive.bytes:,} bytes from {archive.url}, got {_size(part):,}; after "
+                f"{archive.name}: expected {wanted} bytes from {archive.url}, got {_size(part):,}; after "
                 f"{failures} attempts in a row without a byte: {problem}. What came is kept; start again to go on."
             ) from problem
         time.sleep(0.0 if failures == 0 else _pause(failures))
@@ -251,7 +278,12 @@ def _pause(failures: int) -> float:
     return float(2 ** (failures - 1))
 
 
-def _fetch_rest(archive: Archive, part: Path, have: int, advance: Any) -> None:
+def _fetch_rest(archive: Archive, part: Path, have: int, advance: Any) -> int | None:
+    """Append what is missing, as far as it comes.
+
+    Returns:
+        The size of the archive, as far as the answer tells it.
+    """
     tag = part.with_name(f"{part.name}.etag")
     headers = {}
     if have:
@@ -266,7 +298,7 @@ def _fetch_rest(archive: Archive, part: Path, have: int, advance: Any) -> None:
             advance(-have)
             part.unlink()
             if answer.status != 200:
-                return
+                return None
         if answer.headers.get("ETag"):
             tag.write_text(answer.headers["ETag"], encoding="latin-1")
         with part.open("ab" if rest else "wb") as sink:
@@ -274,12 +306,15 @@ def _fetch_rest(archive: Archive, part: Path, have: int, advance: Any) -> None:
                 sink.write(chunk)
                 sink.flush()
                 advance(len(chunk))
+        announced = answer.headers.get("Content-Length")
+    # Without a length, as of archives that are packed on the way, an answer that came to its end is whole.
+    return _size(part) if announced is None else int(announced) + (have if rest else 0)
 
 
 def _is_whole(folder: Path, archive: Archive) -> bool:
     """Whether the archive is there; one of another size, put there by hand, gives way."""
     path = folder / archive.name
-    if _size(path) == archive.bytes and (archive.md5 is None or _md5(path) == archive.md5):
+    if path.is_file() and archive.bytes in (None, _size(path)) and _damage(archive, path) is None:
         return True
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
@@ -288,10 +323,13 @@ def _is_whole(folder: Path, archive: Archive) -> bool:
 
 def _check_disk(archives: Sequence[Archive], root: Path, keep_archives: bool) -> None:
     store = root / ".archives"
-    sizes = [archive.bytes for archive in archives]
+    sizes = [archive.bytes for archive in archives if archive.bytes is not None]
+    if not sizes:
+        return
     # Audio hardly compresses, so what is unpacked takes about what the archives take; each is deleted after its turn.
     unpacked_beside = sum(sizes) if keep_archives else max(sizes)
-    held = sum(_size(store / archive.name) + _size(store / f"{archive.name}.part") for archive in archives)
+    names = [archive.name for archive in archives if archive.bytes is not None]
+    held = sum(_size(store / name) + _size(store / f"{name}.part") for name in names)
     needed = sum(sizes) - held + unpacked_beside
     free = shutil.disk_usage(root).free
     if free < needed:

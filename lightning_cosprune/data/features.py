@@ -173,41 +173,6 @@ class LogMel:
         window = torch.hamming_window if self.window == "hamming" else torch.hann_window
         return window(self.window_length, periodic=True, dtype=torch.float64), torch.from_numpy(filters)
 
-    @torch.no_grad()
-    def extract(self, waveform: Tensor) -> Tensor:
-        """Log-mel energies of one clip on the CPU, with the Fourier transform in double precision.
-
-        No gradient passes. For caches: bands in which there is next to nothing, as above the limit of a lossy codec,
-        then agree with librosa's to 1e-4, while a transform in single precision leaves up to a thousandth of rounding
-        noise there. Frames are transformed in blocks that stay in the processor's cache.
-
-        Args:
-            waveform: ``(samples,)``, float32.
-
-        Returns:
-            ``(n_mels, frames)``, float32.
-        """
-        frames = self.frames(len(waveform))
-        window, filters = _extraction_constants(self)
-        # Only the samples under the window are transformed: zeros around them would turn phases, which nobody reads.
-        before = self.n_fft // 2 - (self.n_fft - self.window_length) // 2
-        padded = nn.functional.pad(waveform[None], (before, self.n_fft), mode="constant")[0]
-        if self.pad_mode == "reflect":
-            ends = nn.functional.pad(waveform[None], 2 * (self.n_fft // 2,), mode="reflect")[0]
-            padded = ends[self.n_fft // 2 - before :]
-        cut = padded.unfold(0, self.window_length, self.hop_length)[:frames]
-        mel = torch.empty(frames, self.n_mels)
-        windowed = torch.zeros(min(frames, _FRAMES_A_BLOCK), self.n_fft, dtype=torch.float64)
-        for start in range(0, frames, _FRAMES_A_BLOCK):
-            block = cut[start : start + _FRAMES_A_BLOCK]
-            torch.mul(block, window, out=windowed[: len(block), : self.window_length])
-            squares = torch.view_as_real(torch.fft.rfft(windowed[: len(block)])).float().square_()
-            energy = squares[..., 0] + squares[..., 1]
-            if self.power == 1:
-                energy = energy.sqrt_()
-            torch.matmul(energy, filters, out=mel[start : start + len(block)])
-        return self._logarithm(mel.T)
-
     def transform(self, waveform: Tensor, window: Tensor, filters: Tensor) -> Tensor:
         """Log-mel energies with given :meth:`constants`.
 
@@ -238,16 +203,21 @@ class LogMel:
         if self.power == 1:
             energy = energy.sqrt_()
         mel = torch.matmul(filters, energy).reshape(*waveform.shape[:-1], self.n_mels, frames)
-        return self._logarithm(mel)
+        return self.logarithm(mel)
 
-    def _logarithm(self, mel: Tensor) -> Tensor:
+    def logarithm(self, mel: Tensor) -> Tensor:
+        """The last step.
+
+        Args:
+            mel: Mel energies, which are overwritten.
+
+        Returns:
+            Their logarithms.
+        """
         if self.log == "decibel":
             return mel.clamp_(min=self.epsilon).log10_().mul_(10)
         return mel.add_(self.epsilon).log_()
 
-
-# About half a megabyte of each of the arrays at work.
-_FRAMES_A_BLOCK = 64
 
 _CHOICES: dict[str, tuple[object, ...]] = {
     "window": ("hamming", "hann"),
@@ -407,12 +377,6 @@ class FrontEnd(nn.Module):
             As :class:`LogMel` prints itself.
         """
         return repr(self.log_mel)
-
-
-@lru_cache(maxsize=16)
-def _extraction_constants(log_mel: LogMel) -> tuple[Tensor, Tensor]:
-    window, filters = log_mel.constants()
-    return window, filters.T.contiguous()
 
 
 @lru_cache(maxsize=16)

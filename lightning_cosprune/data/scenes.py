@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -254,10 +255,11 @@ class DCASEScenes(LightningDataModule):
             The loader.
         """
         dataset = self._dataset("train")
-        clips = len(dataset)
+        processes = 1 if self.trainer is None else self.trainer.world_size
+        clips = math.ceil(len(dataset) / processes)
         return self._loader(
             dataset,
-            sampler=SeededShuffle(range(clips), seed=self.seed),
+            sampler=SeededShuffle(range(len(dataset)), seed=self.seed),
             drop_last=clips > self.batch_size and clips % self.batch_size == 1,
         )
 
@@ -347,9 +349,12 @@ class DCASEScenes(LightningDataModule):
         """The beginning of every error about the folder."""
         return f"`{type(self).__name__}(root={str(self.root)!r})`"
 
+    def _folder(self) -> SceneFolder:
+        return SceneFolder(self.root, self._owner)
+
     def _read_fold(self) -> _Fold:
         if self._fold is None:
-            folder = SceneFolder(self.root, self._owner)
+            folder = self._folder()
             clips = folder.read(self.fold)
             listed = None if self.split is None else folder.read_split(self.split, clips["train"])
             wanted = _wanted(clips, self.only, self._owner)

@@ -64,12 +64,7 @@ class SceneFolder:
             FileNotFoundError: The folder or meta.csv is missing.
             ValueError: A column is missing or empty, or a file occurs twice.
         """
-        if not self.root.is_dir():
-            found = "a file" if self.root.exists() else "nothing"
-            raise FileNotFoundError(
-                f"{self.owner}: expected a folder in DCASE layout, found {found} there. Check the path; it is the "
-                "folder that holds meta.csv."
-            )
+        self._check_root("DCASE layout", "meta.csv")
         path = next((self.root / name for name in ("meta.csv", "meta.txt") if (self.root / name).is_file()), None)
         if path is None:
             names = sorted(entry.name for entry in self.root.iterdir())
@@ -195,18 +190,29 @@ class SceneFolder:
             columns=[*COLUMNS, "line", "source"]
         )
 
-    def _read_csv(self, path: Path, columns: list[str], *, optional: bool = False) -> pd.DataFrame:
+    def _check_root(self, layout: str, landmark: str) -> None:
+        if not self.root.is_dir():
+            found = "a file" if self.root.exists() else "nothing"
+            raise FileNotFoundError(
+                f"{self.owner}: expected a folder in {layout}, found {found} there. Check the path; it is the "
+                f"folder that holds {landmark}."
+            )
+
+    def _read_csv(
+        self, path: Path, columns: list[str], *, optional: bool = False, separator: str = "\t"
+    ) -> pd.DataFrame:
         # The columns asked for, and the `line` of each row. A text file without a header has them in this order, and
         # may lack the last ones where they are optional.
         with path.open(encoding="utf-8-sig", errors="replace") as file:
-            first = file.readline().rstrip("\r\n").split("\t")
+            first = file.readline().rstrip("\r\n").split(separator)
+        kind = "tab" if separator == "\t" else "comma"
         has_header = path.suffix != ".txt" or "filename" in first
         try:
             # No quoting and no skipped lines: so a row's number is its line in the file. utf-8-sig drops the mark that
             # spreadsheet programs put in front.
             table = pd.read_csv(
                 path,
-                sep="\t",
+                sep=separator,
                 header=0 if has_header else None,
                 names=None if has_header else [*columns, *map(str, range(len(first) - len(columns)))][: len(first)],
                 dtype="string",
@@ -217,8 +223,8 @@ class SceneFolder:
             )
         except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
             raise ValueError(
-                f"{self.owner}: expected a tab-separated table in {self._short(path)}, found one that does not parse "
-                f"({error}). Download or unpack it again."
+                f"{self.owner}: expected a {kind}-separated table in {self._short(path)}, found one that does not "
+                f"parse ({error}). Download or unpack it again."
             ) from error
         if optional:
             columns = [column for column in columns if column in table.columns or column in ("filename", "scene_label")]
@@ -227,7 +233,7 @@ class SceneFolder:
             raise ValueError(
                 f"{self.owner}: expected the column{'s' * (len(missing) > 1)} {', '.join(missing)} in "
                 f"{self._short(path)}, found {', '.join(map(str, table.columns))}. The first line names the columns, "
-                "separated by tabs."
+                f"separated by {kind}s."
             )
         table = table[columns].assign(line=np.arange(len(table)) + 1 + has_header)
         empty = table[columns].fillna("") == ""

@@ -3,61 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import soundfile
 from tqdm.auto import tqdm
 
-from lightning_cosprune.data.download import download, zenodo_archives
-from lightning_cosprune.data.scenes import DCASEScenes, _Fold
+from lightning_cosprune.data.download import zenodo_archives
+from lightning_cosprune.data.published import PublishedScenes
 from lightning_cosprune.data.tables import SceneFolder
 
-
-class _TAUScenes(DCASEScenes):
-    """What the sets share: where they come from, and what to do where they are not there."""
-
-    set_name: ClassVar[str]
-
-    def __init__(
-        self, root: str | Path, *, download: bool = False, keep_archives: bool = False, **options: Any
-    ) -> None:
-        super().__init__(root, **options)
-        self.download = download
-        self.keep_archives = keep_archives
-
-    def prepare_data(self) -> None:
-        """Downloads what is missing, if asked to, and extracts the features into the cache."""
-        if self.download and not self._is_whole():
-            archives = zenodo_archives(self.set_name)
-            download(
-                archives,
-                self.root,
-                licence=f"read its licence at {archives[0].page} and in its documents",
-                keep_archives=self.keep_archives,
-                progress=self.progress,
-            )
-        super().prepare_data()
-
-    def _is_whole(self) -> bool:
-        """Whether every file that meta.csv names is there, whoever put it there."""
-        if not (self.root / "meta.csv").is_file():
-            return False
-        there = {f"audio/{path.name}" for path in (self.root / "audio").glob("*")}
-        return there.issuperset(SceneFolder(self.root, self._owner).read_meta()["filename"])
-
-    def _read_fold(self) -> _Fold:
-        if not (self.root / "meta.csv").is_file():
-            page = zenodo_archives(self.set_name)[0].page
-            raise FileNotFoundError(
-                f"{self._owner}: expected {self.set_name} there, found no meta.csv. Write `download=True` and let "
-                f"`prepare_data()` fetch it, or unpack the archives of {page} and give the folder that holds meta.csv."
-            )
-        return super()._read_fold()
+_LICENCE = "Tampere University's licence, for experimental and non-commercial use, in its documents"
 
 
-class TAUUrbanAcousticScenes2019(_TAUScenes):
+class TAUUrbanAcousticScenes2019(PublishedScenes):
     """TAU Urban Acoustic Scenes 2019: 14,400 clips of ten seconds from twelve cities, one device, 48 kHz stereo.
 
     9,185 training and 4,185 test clips; the 1,030 clips of neither are all of Milan. The front end is that of the
@@ -73,10 +32,12 @@ class TAUUrbanAcousticScenes2019(_TAUScenes):
     """
 
     set_name = "TAU-urban-acoustic-scenes-2019-development"
+    archives = zenodo_archives(set_name)
+    licence = _LICENCE
     default_features = "dcase2019"
 
 
-class TAUUrbanAcousticScenes2020Mobile(_TAUScenes):
+class TAUUrbanAcousticScenes2020Mobile(PublishedScenes):
     """TAU Urban Acoustic Scenes 2020 Mobile: 23,035 ten-second clips, ten cities, nine devices, six of them simulated.
 
     13,962 training and 2,968 test clips; devices s4 to s6 are in the test only. It is the set of DCASE 2020 and 2021,
@@ -93,10 +54,12 @@ class TAUUrbanAcousticScenes2020Mobile(_TAUScenes):
     """
 
     set_name = "TAU-urban-acoustic-scenes-2020-mobile-development"
+    archives = zenodo_archives(set_name)
+    licence = _LICENCE
     default_features = "dcase2021"
 
 
-class TAUUrbanAcousticScenes2022Mobile(_TAUScenes):
+class TAUUrbanAcousticScenes2022Mobile(PublishedScenes):
     """TAU Urban Acoustic Scenes 2022 Mobile: the recordings of 2020 in 230,350 pieces of one second.
 
     139,620 training and 29,680 test pieces. It is the set of DCASE 2022 to 2025, task 1; the front end is that of the
@@ -114,6 +77,8 @@ class TAUUrbanAcousticScenes2022Mobile(_TAUScenes):
     """
 
     set_name = "TAU-urban-acoustic-scenes-2022-mobile-development"
+    archives = zenodo_archives(set_name)
+    licence = _LICENCE
     default_features = "dcase2022"
 
 

@@ -64,3 +64,12 @@ def test_files_without_samples_are_named(tmp_path: Path, reader: object) -> None
     path = write(tmp_path / "nothing.wav", np.zeros(0))
     with pytest.raises(ValueError, match=r"owner: expected sound in .*nothing\.wav, found no samples"):
         reader(path, "owner")  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_samples_are_libsndfiles_to_the_last_bit(subtype: str, channels: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.random.default_rng(0).uniform(-1, 1, (999, channels)), 8000, subtype=subtype)
+    expected = soundfile.read(path, dtype="float32", always_2d=True)[0].mean(axis=1)
+    np.testing.assert_array_equal(read_clip(path, 8000, 999, "test"), expected)

@@ -48,6 +48,6 @@ def test_every_public_name_is_there() -> None:
     }
     names |= {"Augmentation", "DeviceImpulseResponse", "FreqMixStyle", "FrequencyMask", "Mixup", "TimeMask", "TimeRoll"}
     names |= {f"TAUUrbanAcousticScenes{year}" for year in ("2019", "2020Mobile", "2022Mobile")}
-    names |= {"reassemble", "write_submission"}
+    names |= {"ESC10", "ESC50", "reassemble", "write_submission"}
     assert names == set(data.__all__)
     assert all(getattr(data, name).__doc__ for name in names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import http.server
 import io
@@ -79,7 +80,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         changed = self.headers.get("If-Range", tag) != tag
         start = 0 if asked is None or changed or self.server.trouble.get("no ranges") else int(asked[6:-1])
         self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(content) - start))
+        if not self.server.trouble.get("no length"):  # as of archives that are packed on the way
+            self.send_header("Content-Length", str(len(content) - start))
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         self.send_header("ETag", tag)
@@ -146,18 +148,18 @@ def test_a_part_that_is_none_of_this_archive_gives_way(part, server, noise, tmp_
 
 
 def test_a_file_that_changes_meanwhile_comes_whole(server, noise, tmp_path):
-    archive = server.archive("a.zip", noise, md5=None)
+    archive = server.archive("a.bin", noise, md5=None)
     server.trouble["cut"] = 1
-    server.files["a.zip"] = bytes(300_000)
+    server.files["a.bin"] = bytes(300_000)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_ATTEMPTS", 1)
         patch.setattr(module, "_pause", lambda failures: None)
         waits = []
-        patch.setattr(module.time, "sleep", lambda seconds: waits.append(server.files.update({"a.zip": noise})))
+        patch.setattr(module.time, "sleep", lambda seconds: waits.append(server.files.update({"a.bin": noise})))
         fetch([archive], tmp_path, progress=False)
     assert waits
-    assert (tmp_path / "a.zip").read_bytes() == noise
-    assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
+    assert (tmp_path / "a.bin").read_bytes() == noise
+    assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
 
 
 def test_a_server_without_ranges_starts_again(server, noise, tmp_path):
@@ -165,6 +167,27 @@ def test_a_server_without_ranges_starts_again(server, noise, tmp_path):
     (tmp_path / "a.zip.part").write_bytes(noise[:100_000])
     fetch([server.archive("a.zip", noise)], tmp_path, progress=False)
     assert (tmp_path / "a.zip").read_bytes() == noise
+
+
+@pytest.mark.parametrize("length", [True, False])
+def test_an_archive_of_unknown_size_comes_whole(length, server, tmp_path):
+    """Without a length a connection that is cut looks like one that came to its end; only a whole zip has its end."""
+    content = zipped(**{f"clip{i}": random.Random(i).randbytes(10_000) for i in range(20)})
+    archive = dataclasses.replace(server.archive("a.zip", content, md5=None), bytes=None)
+    server.trouble.update({"cut": 1, "no length": not length, "no ranges": not length})
+    fetch([archive], tmp_path, progress=False)
+    assert (tmp_path / "a.zip").read_bytes() == content
+    assert server.sent == (len(content) if length else len(content) // 2 + len(content))
+    server.asked.clear()
+    fetch([archive], tmp_path, progress=False)
+    assert server.asked == []
+
+
+def test_a_page_in_place_of_an_archive_is_told(server, tmp_path):
+    archive = dataclasses.replace(server.archive("a.zip", b"<html>Log in first</html>", md5=None), bytes=None)
+    with pytest.raises(OSError, match=r"a.zip: expected a zip file, found 25 bytes of something else, twice"):
+        fetch([archive], tmp_path, progress=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_corrupted_archive_is_fetched_once_more_and_the_others_are_not(server, noise, tmp_path):
@@ -356,10 +379,11 @@ def test_files_that_are_there_are_left_alone(tmp_path):
     unpack(tmp_path / "a.zip", tmp_path / "root")
     kept = tmp_path / "root" / "audio" / "a.wav"
     before = kept.stat().st_mtime_ns
-    (tmp_path / "root" / "audio" / "b.wav").write_bytes(b"tw")  # half a file
-    unpack(tmp_path / "a.zip", tmp_path / "root")
-    assert kept.stat().st_mtime_ns == before
-    assert (tmp_path / "root" / "audio" / "b.wav").read_bytes() == b"two"
+    for wrong in (b"tw", b"too"):  # half a file, and one of the right size
+        (tmp_path / "root" / "audio" / "b.wav").write_bytes(wrong)
+        unpack(tmp_path / "a.zip", tmp_path / "root")
+        assert kept.stat().st_mtime_ns == before
+        assert (tmp_path / "root" / "audio" / "b.wav").read_bytes() == b"two"
 
 
 def test_archives_without_a_common_folder_are_unpacked_as_they_are(tmp_path):

@@ -6,7 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from lightning_cosprune.data import DCASEScenes
+from lightning_cosprune.data import ESC10, DCASEScenes
+
+# ESC-10's own folders; in DCASE layout the classes are the second half of each, in lower case.
+FOLDERS = [
+    "001 - Dog bark",
+    "002 - Rain",
+    "003 - Sea waves",
+    "004 - Baby cry",
+    "005 - Clock tick",
+    "006 - Person sneeze",
+    "007 - Helicopter",
+    "008 - Chainsaw",
+    "009 - Rooster",
+    "010 - Fire crackling",
+]
 
 
 @pytest.mark.parametrize("fold", range(1, 6))
@@ -33,3 +47,24 @@ def test_features_have_the_baseline_shape(esc10: Path, tmp_path: Path) -> None:
     batch = next(iter(scenes.test_dataloader()))
     assert batch.features.shape == (32, 1, 40, 250)
     assert batch.features.isfinite().all()
+
+
+def test_its_own_layout_gives_the_same_clips(esc10: Path, tmp_path: Path) -> None:
+    """Laid out again as its author did, ``class/fold-recording-take.ogg``."""
+    folders = {name[6:].lower().replace(" ", "_"): name for name in FOLDERS}
+    tests = {fold: DCASEScenes(esc10, fold=fold).tables()["test"] for fold in range(1, 6)}
+    for fold, table in tests.items():
+        for name, scene in zip(table["filename"], table["scene_label"], strict=True):
+            _, recording, take = Path(name).name.split("-")
+            target = tmp_path / folders[scene] / f"{fold}-{recording}-{take}"
+            target.parent.mkdir(exist_ok=True)
+            target.symlink_to((esc10 / name).resolve())
+    for fold, table in tests.items():
+        scenes = ESC10(tmp_path, fold=fold, cache_dir=tmp_path / "cache", progress=False)
+        found = scenes.tables()["test"]
+        columns = ["scene_label", "identifier"]
+        assert sorted(map(tuple, found[columns].to_numpy())) == sorted(map(tuple, table[columns].to_numpy()))
+    with pytest.warns(UserWarning, match="of 400 clips do not last"):
+        scenes.prepare_data()
+    scenes.setup("test")
+    assert next(iter(scenes.test_dataloader())).features.shape == (32, 1, 40, 250)

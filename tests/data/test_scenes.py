@@ -7,6 +7,7 @@ import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -134,6 +135,13 @@ def test_a_lone_last_clip_is_left_out_of_training_only(make_folder: Callable[...
     assert [len(batch.scene) for batch in scenes.train_dataloader()] == [22, 2]
     scenes = ready(folder.scenes(validation_fraction=0, batch_size=5))
     assert [len(batch.scene) for batch in scenes.test_dataloader()] == [5, 1]
+
+
+def test_a_lone_last_clip_of_each_process_is_left_out(folder: Folder) -> None:
+    scenes = ready(folder.scenes(validation_fraction=0, batch_size=11))
+    assert not scenes.train_dataloader().drop_last  # 24 clips: 11, 11, 2
+    scenes.trainer = SimpleNamespace(world_size=2)
+    assert scenes.train_dataloader().drop_last  # 12 clips a process: 11, 1
 
 
 def test_without_validation_there_is_no_loader(folder: Folder) -> None:

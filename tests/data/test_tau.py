@@ -16,8 +16,8 @@ from lightning_cosprune.data import (
     TAUUrbanAcousticScenes2019,
     TAUUrbanAcousticScenes2020Mobile,
     TAUUrbanAcousticScenes2022Mobile,
+    published,
     reassemble,
-    tau,
 )
 from lightning_cosprune.data.download import zenodo_archives
 
@@ -195,7 +195,7 @@ def test_a_folder_without_the_set(ask, tmp_path):
 
 
 def test_a_set_that_was_unpacked_by_hand_is_not_downloaded(tmp_path, monkeypatch):
-    monkeypatch.setattr(tau, "download", lambda *_, **options: pytest.fail("asked for archives"))
+    monkeypatch.setattr(published, "download", lambda *_, **options: pytest.fail("asked for archives"))
     SyntheticScenes(
         tmp_path / "set", layout="tau2020", num_recordings=100, recording_seconds=1, progress=False
     ).prepare_data()
@@ -213,7 +213,9 @@ def test_a_set_that_was_unpacked_by_hand_is_not_downloaded(tmp_path, monkeypatch
 
 def test_download_asks_for_the_sets_own_archives(tmp_path, monkeypatch):
     asked = {}
-    monkeypatch.setattr(tau, "download", lambda archives, root, **options: asked.update(archives=archives, root=root))
+    monkeypatch.setattr(
+        published, "download", lambda archives, root, **options: asked.update(archives=archives, root=root)
+    )
     for kind in (TAUUrbanAcousticScenes2019, TAUUrbanAcousticScenes2020Mobile, TAUUrbanAcousticScenes2022Mobile):
         with pytest.raises(FileNotFoundError):  # for nothing came
             kind(tmp_path / "set", download=True).prepare_data()
