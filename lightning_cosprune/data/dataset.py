@@ -25,12 +25,14 @@ class SceneBatch(NamedTuple):
             ``(batch, samples)`` until a Trainer has moved them to its device.
         scene: Numbers of the scenes in ``scene_labels``, int64, ``(batch,)``.
         device: Numbers of the recording devices in ``devices``, int64, ``(batch,)``.
+        city: Numbers of the cities in ``cities``, -1 where identifiers name none, int64, ``(batch,)``.
         index: Rows of the samples in the split's table, int64, ``(batch,)``.
     """
 
     features: Tensor
     scene: Tensor
     device: Tensor
+    city: Tensor
     index: Tensor  # type: ignore[assignment]  # hides `tuple.index`, which nobody asks of a batch
 
 
@@ -42,6 +44,7 @@ class SceneDataset(Dataset[SceneBatch]):
         rows: Row of the store of each sample.
         scene: Number of the scene of each sample.
         device: Number of the device of each sample.
+        city: Number of the city of each sample.
         mean: Mean of each mel band.
         std: Standard deviation of each mel band, nowhere zero.
     """
@@ -52,6 +55,7 @@ class SceneDataset(Dataset[SceneBatch]):
         rows: npt.NDArray[np.int64],
         scene: npt.NDArray[np.int64],
         device: npt.NDArray[np.int64],
+        city: npt.NDArray[np.int64],
         mean: Tensor,
         std: Tensor,
     ) -> None:
@@ -59,6 +63,7 @@ class SceneDataset(Dataset[SceneBatch]):
         self.rows = rows
         self.scene = torch.from_numpy(scene)
         self.device = torch.from_numpy(device)
+        self.city = torch.from_numpy(city)
         self.mean = mean
         self.std = std
 
@@ -80,7 +85,7 @@ class SceneDataset(Dataset[SceneBatch]):
         """
         index = torch.as_tensor(indices, dtype=torch.int64)
         rows = self.rows[index.numpy()]
-        labels = self.scene[index], self.device[index], index
+        labels = self.scene[index], self.device[index], self.city[index], index
         if "waveforms" in self.store.info["columns"]:
             return SceneBatch(torch.from_numpy(self.store["waveforms"][rows]).float(), *labels)
         features = torch.from_numpy(self.store["features"][rows]).float()

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from lightning_cosprune.data.download import Archive, download
 from lightning_cosprune.data.scenes import DCASEScenes, _Fold
+from lightning_cosprune.data.tables import nearby
 
 
 class PublishedScenes(DCASEScenes):
@@ -64,6 +65,6 @@ class PublishedScenes(DCASEScenes):
             raise FileNotFoundError(
                 f"{self._owner}: expected {self.set_name} there, found no {self.landmark}. Write `download=True` and "
                 f"let `prepare_data()` fetch it, or unpack the archives of {self.archives[0].page} and give the folder "
-                f"that holds {self.landmark}."
+                f"that holds {self.landmark}{nearby(self.root, self.landmark)}."
             )
         return super()._read_fold()

@@ -35,8 +35,8 @@ class DCASEScenes(LightningDataModule):
     tab separated. Test clips are those of ``foldN_evaluate.csv``. The audio may be wav, flac or ogg of any sample
     rate, mono or stereo (averaged).
 
-    Batches are :class:`~lightning_cosprune.data.SceneBatch` tuples ``(features, scene, device, index)`` with features
-    of shape ``(batch, 1, mels, frames)``.
+    Batches are :class:`~lightning_cosprune.data.SceneBatch` tuples ``(features, scene, device, city, index)`` with
+    features of shape ``(batch, 1, mels, frames)``.
 
     Validation clips are taken out of the training clips location by location, so that no identifier is on both sides.
 
@@ -208,6 +208,11 @@ class DCASEScenes(LightningDataModule):
         return self._read_fold().devices
 
     @property
+    def cities(self) -> list[str]:
+        """Cities in alphabetical order, training's and test's; none where identifiers have no hyphen."""
+        return self._read_fold().cities
+
+    @property
     def feature_shape(self) -> tuple[int, int, int]:
         """Shape of a clip's features, ``(1, mels, frames)``; extracts them if need be."""
         samples = self._open_stores()["train"].info["clip_samples"]
@@ -281,7 +286,7 @@ class DCASEScenes(LightningDataModule):
         return self._loader(self._dataset("test"))
 
     def predict_dataloader(self) -> DataLoader[SceneBatch]:
-        """Batches to predict, in the table's order: the evaluation clips, whose scene and device are -1, or the test.
+        """Batches to predict, in the table's order: the evaluation clips, of which all numbers are -1, or the test.
 
         Returns:
             The loader.
@@ -326,20 +331,15 @@ class DCASEScenes(LightningDataModule):
     def _dataset(self, split: str) -> SceneDataset:
         if split == "predict" and self.evaluation_root is None:
             split = "test"
-        if split == "predict" and split not in self._datasets:
-            clips = len(self._read_evaluation())
-            unknown = np.full(clips, -1, dtype=np.int64)
-            self._datasets[split] = SceneDataset(
-                self._open_stores()["predict"], np.arange(clips), unknown, unknown, *self.band_statistics
-            )
         if split not in self._datasets:
             fold = self._read_fold()
-            table = fold.table(split)
+            table = self._read_evaluation() if split == "predict" else fold.table(split)
             self._datasets[split] = SceneDataset(
-                self._open_stores()["test" if split == "test" else "train"],
-                fold.rows[split],
-                pd.Index(fold.scene_labels).get_indexer(pd.Index(table["scene_label"])).astype(np.int64),
-                pd.Index(fold.devices).get_indexer(pd.Index(table["device"])).astype(np.int64),
+                self._open_stores()[split if split in ("test", "predict") else "train"],
+                np.arange(len(table)) if split == "predict" else fold.rows[split],
+                _numbers(fold.scene_labels, table["scene_label"]),
+                _numbers(fold.devices, table["device"]),
+                _numbers(fold.cities, table["city"]),
                 *self.band_statistics,
             )
         return self._datasets[split]
@@ -402,6 +402,7 @@ class _Fold:
         unreduced_rows: ``train`` before the fraction was taken.
         scene_labels: Names of the classes.
         devices: Names of the devices.
+        cities: Names of the cities.
     """
 
     clips: dict[str, pd.DataFrame]
@@ -409,9 +410,15 @@ class _Fold:
     unreduced_rows: npt.NDArray[np.int64]
     scene_labels: list[str]
     devices: list[str]
+    cities: list[str]
 
     def table(self, split: str) -> pd.DataFrame:
         return self.clips["test" if split == "test" else "train"].iloc[self.rows[split]]
+
+
+def _numbers(names: list[str], column: pd.Series[str]) -> npt.NDArray[np.int64]:
+    """Positions in ``names``, -1 where nothing is known."""
+    return pd.Index(names).get_indexer(pd.Index(column)).astype(np.int64)
 
 
 def _wanted(
@@ -478,4 +485,5 @@ def _split(
         unreduced_rows=unreduced,
         scene_labels=scene_labels,
         devices=sorted({*train["device"][wanted["train"]], *test["device"][wanted["test"]]}),
+        cities=sorted({*train["city"][wanted["train"]].dropna(), *test["city"][wanted["test"]].dropna()}),
     )

@@ -21,6 +21,21 @@ COLUMNS = ["filename", "scene_label", "identifier", "city", "device", "parent"]
 _PIECE = r"^((?:.*/)?[^-/]+-[^-/]+-[^-/]+-[^-/]+)-\d+-([^-/]+\.[^-/.]+)$"
 
 
+def nearby(root: Path, landmark: str) -> str:
+    """Where a set may be whose folder was given wrongly, the end of an error.
+
+    Args:
+        root: The folder.
+        landmark: What the right folder holds.
+
+    Returns:
+        The parent or one of the subfolders, or nothing.
+    """
+    folders = [root.parent, *sorted(root.glob("*/"))]
+    found = next((folder for folder in folders if (folder / landmark).exists()), None)
+    return "" if found is None else f", perhaps {found}"
+
+
 class SceneFolder:
     """A folder in DCASE layout: where its csv files are and what they must hold.
 
@@ -71,7 +86,7 @@ class SceneFolder:
             found = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "an empty folder"
             raise FileNotFoundError(
                 f"{self.owner}: expected meta.csv in it, found {found}. Give the folder that holds meta.csv, audio and "
-                "evaluation_setup."
+                f"evaluation_setup{nearby(self.root, 'meta.csv')}."
             )
         meta = self._read_csv(
             path, ["filename", "scene_label", "identifier", "source_label"], optional=path.suffix == ".txt"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -11,12 +12,40 @@ from tqdm.auto import tqdm
 
 from lightning_cosprune.data.download import zenodo_archives
 from lightning_cosprune.data.published import PublishedScenes
+from lightning_cosprune.data.scenes import _Fold
 from lightning_cosprune.data.tables import SceneFolder
 
-_LICENCE = "Tampere University's licence, for experimental and non-commercial use, in its documents"
+
+class _TAUScenes(PublishedScenes):
+    """What tells the sets apart, whose folders look alike.
+
+    Attributes:
+        example: The name of one of its clips.
+        in_pieces: Whether clips are pieces of recordings.
+        many_devices: Whether more than one device recorded them.
+    """
+
+    licence = "Tampere University's licence, for experimental and non-commercial use, in its documents"
+    example: ClassVar[str]
+    in_pieces: ClassVar[bool]
+    many_devices: ClassVar[bool]
+
+    def _read_fold(self) -> _Fold:
+        fold = super()._read_fold()
+        train = fold.clips["train"]
+        in_pieces = bool((train["parent"] != train["filename"]).any())
+        devices = sorted({*train["device"], *fold.clips["test"]["device"]})
+        if (in_pieces, len(devices) > 1) != (self.in_pieces, self.many_devices):
+            raise ValueError(
+                f"{self._owner}: expected {self.set_name}, clips such as {self.example} of "
+                f"{'several devices' if self.many_devices else 'one device'}, found {train['filename'].iloc[0]} and "
+                f"the device{'s' * (len(devices) > 1)} {', '.join(devices)}: another set. Use the class of its year, "
+                "or DCASEScenes."
+            )
+        return fold
 
 
-class TAUUrbanAcousticScenes2019(PublishedScenes):
+class TAUUrbanAcousticScenes2019(_TAUScenes):
     """TAU Urban Acoustic Scenes 2019: 14,400 clips of ten seconds from twelve cities, one device, 48 kHz stereo.
 
     9,185 training and 4,185 test clips; the 1,030 clips of neither are all of Milan. The front end is that of the
@@ -24,7 +53,7 @@ class TAUUrbanAcousticScenes2019(PublishedScenes):
 
     Args:
         root: Folder with meta.csv, or where to download to.
-        download: Whether missing archives are fetched from Zenodo: 36 GB, and as much again while they are unpacked.
+        download: Whether missing archives are fetched from Zenodo: 36 GB, and 2 GB more while they are unpacked.
         keep_archives: Whether the archives stay.
         **options: Those of :class:`DCASEScenes`.
 
@@ -33,11 +62,13 @@ class TAUUrbanAcousticScenes2019(PublishedScenes):
 
     set_name = "TAU-urban-acoustic-scenes-2019-development"
     archives = zenodo_archives(set_name)
-    licence = _LICENCE
     default_features = "dcase2019"
+    example = "audio/airport-lisbon-1000-40000-a.wav"
+    in_pieces = False
+    many_devices = False
 
 
-class TAUUrbanAcousticScenes2020Mobile(PublishedScenes):
+class TAUUrbanAcousticScenes2020Mobile(_TAUScenes):
     """TAU Urban Acoustic Scenes 2020 Mobile: 23,035 ten-second clips, ten cities, nine devices, six of them simulated.
 
     13,962 training and 2,968 test clips; devices s4 to s6 are in the test only. It is the set of DCASE 2020 and 2021,
@@ -46,7 +77,7 @@ class TAUUrbanAcousticScenes2020Mobile(PublishedScenes):
 
     Args:
         root: Folder with meta.csv, or where to download to.
-        download: Whether missing archives are fetched from Zenodo: 27 GB, and as much again while they are unpacked.
+        download: Whether missing archives are fetched from Zenodo: 27 GB, and 2 GB more while they are unpacked.
         keep_archives: Whether the archives stay.
         **options: Those of :class:`DCASEScenes`.
 
@@ -55,11 +86,13 @@ class TAUUrbanAcousticScenes2020Mobile(PublishedScenes):
 
     set_name = "TAU-urban-acoustic-scenes-2020-mobile-development"
     archives = zenodo_archives(set_name)
-    licence = _LICENCE
     default_features = "dcase2021"
+    example = "audio/airport-lisbon-1000-40000-a.wav"
+    in_pieces = False
+    many_devices = True
 
 
-class TAUUrbanAcousticScenes2022Mobile(PublishedScenes):
+class TAUUrbanAcousticScenes2022Mobile(_TAUScenes):
     """TAU Urban Acoustic Scenes 2022 Mobile: the recordings of 2020 in 230,350 pieces of one second.
 
     139,620 training and 29,680 test pieces. It is the set of DCASE 2022 to 2025, task 1; the front end is that of the
@@ -69,7 +102,7 @@ class TAUUrbanAcousticScenes2022Mobile(PublishedScenes):
 
     Args:
         root: Folder with meta.csv, or where to download to.
-        download: Whether missing archives are fetched from Zenodo: 28 GB, and as much again while they are unpacked.
+        download: Whether missing archives are fetched from Zenodo: 28 GB, and 2 GB more while they are unpacked.
         keep_archives: Whether the archives stay.
         **options: Those of :class:`DCASEScenes`.
 
@@ -78,8 +111,10 @@ class TAUUrbanAcousticScenes2022Mobile(PublishedScenes):
 
     set_name = "TAU-urban-acoustic-scenes-2022-mobile-development"
     archives = zenodo_archives(set_name)
-    licence = _LICENCE
     default_features = "dcase2022"
+    example = "audio/airport-lisbon-1000-40000-0-a.wav"
+    in_pieces = True
+    many_devices = True
 
 
 def reassemble(root: str | Path, destination: str | Path, *, progress: bool = True) -> None:

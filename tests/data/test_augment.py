@@ -36,13 +36,13 @@ def features(clips: int = 16, bands: int = 12, frames: int = 30) -> SceneBatch:
     noise = torch.randn(clips, 1, bands, frames, generator=generator)
     scale, shift = torch.rand(2, clips, 1, bands, 1, generator=generator)
     index = torch.arange(clips)
-    return SceneBatch(noise * (0.5 + scale) + 3 * shift, index % 3, index % 2, index)
+    return SceneBatch(noise * (0.5 + scale) + 3 * shift, index % 3, index % 2, index % 5, index)
 
 
 def waveforms(clips: int = 8, samples: int = 3000) -> SceneBatch:
     index = torch.arange(clips)
     sound = torch.randn(clips, samples, generator=torch.Generator().manual_seed(0))
-    return SceneBatch(sound, index % 3, index % 2, index)
+    return SceneBatch(sound, index % 3, index % 2, index % 5, index)
 
 
 def prepared(augmentation: Augmentation) -> Augmentation:
@@ -111,7 +111,9 @@ def test_mixup_is_a_convex_combination_of_clips_and_labels_alike() -> None:
 def test_mixup_draws_its_shares_from_the_beta_distribution(alpha: float) -> None:
     torch.manual_seed(0)
     clips = 4000
-    batch = SceneBatch(torch.zeros(clips, 1, 1, 1), torch.arange(clips), torch.zeros(clips), torch.arange(clips))
+    batch = SceneBatch(
+        torch.zeros(clips, 1, 1, 1), torch.arange(clips), torch.zeros(clips), torch.zeros(clips), torch.arange(clips)
+    )
     mixup = Mixup(alpha).train()
     mixup.prepare(num_classes=clips, devices=DEVICES, sample_rate=8000)
     shares = mixup(batch).scene.diagonal().double()
@@ -176,7 +178,7 @@ def test_freq_mixstyle_acts_on_the_stated_share_of_batches_and_bears_silence() -
 def test_masks_cover_one_range_of_uniform_width_at_a_uniform_place(kind: Any, axis: int, size: int) -> None:
     torch.manual_seed(0)
     clips, widest = 20_000, 5
-    batch = SceneBatch(torch.ones(clips, 1, 12, 30), *[torch.zeros(clips, dtype=torch.int64)] * 3)
+    batch = SceneBatch(torch.ones(clips, 1, 12, 30), *[torch.zeros(clips, dtype=torch.int64)] * 4)
     out = kind(widest, fill=-7.5).train()(batch).features
     assert set(out.unique().tolist()) == {-7.5, 1.0}
     others = tuple({1, 2, 3} - {axis})
@@ -194,7 +196,7 @@ def test_masks_cover_one_range_of_uniform_width_at_a_uniform_place(kind: Any, ax
 
 def test_several_masks_cover_more() -> None:
     torch.manual_seed(0)
-    batch = SceneBatch(torch.ones(500, 1, 40, 9), *[torch.zeros(500, dtype=torch.int64)] * 3)
+    batch = SceneBatch(torch.ones(500, 1, 40, 9), *[torch.zeros(500, dtype=torch.int64)] * 4)
     one, three = (FrequencyMask(8, number).train()(batch).features.mean() for number in (1, 3))
     assert three < one < 1
 

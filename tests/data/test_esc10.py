@@ -35,6 +35,7 @@ def test_folds_are_counted_right_and_do_not_leak(esc10: Path, fold: int) -> None
     assert len(scenes.scene_labels) == 10
     assert set(train["scene_label"]) == set(scenes.scene_labels)
     assert scenes.devices == ["freesound"]
+    assert scenes.cities == []
     assert train["city"].isna().all()
     assert (train["parent"] == train["filename"]).all()
 

@@ -74,6 +74,7 @@ def test_a_batch_says_what_the_table_says(folder: Folder) -> None:
         rows = table.iloc[batch.index.numpy()]
         assert [scenes.scene_labels[scene] for scene in batch.scene] == rows["scene_label"].tolist()
         assert [scenes.devices[device] for device in batch.device] == rows["device"].tolist()
+        assert [scenes.cities[city] for city in batch.city] == rows["city"].tolist()
         for features, name in zip(batch.features, rows["filename"], strict=True):
             waveform, _ = soundfile.read(folder.root / name, dtype="float32")
             expected = (scenes.features(torch.from_numpy(waveform)) - mean[:, None]) / std[:, None]
@@ -502,7 +503,8 @@ def test_evaluation_clips_are_predicted(folder, tmp_path):
     batches = list(scenes.predict_dataloader())
     known = [batch.features for batch in scenes.test_dataloader()]
     assert torch.equal(torch.cat([batch.features for batch in batches]), torch.cat(known))
-    assert set(torch.cat([batch.scene for batch in batches]).tolist()) == {-1}
+    for unknown in ("scene", "device", "city"):
+        assert set(torch.cat([getattr(batch, unknown) for batch in batches]).tolist()) == {-1}
 
 
 def test_without_evaluation_clips_the_test_is_predicted(folder):
