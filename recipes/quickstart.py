@@ -1,5 +1,6 @@
 # Question: how much smaller does the published rule make a scene network, and what does that cost beside its rivals?
 # Command:  make quickstart             on synthetic scenes, made on the spot
+#           make quickstart ESC10=path  on ESC-10, 400 real recordings, fetched to the path unless they are there
 #           make quickstart DATA=path   on any folder in DCASE layout
 # Measured: README.md beside this file.
 """Train a dense network, prune it, fine-tune it on a part of the data, and compare it with its rivals.
@@ -27,6 +28,7 @@ import time
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,7 @@ import lightning.pytorch as pl
 import torch
 
 from lightning_cosprune import Complexity, CosineFilterPruning, PruningPlan, apply_plan, measure_complexity
-from lightning_cosprune.data import DCASEScenes, LogMel, SyntheticScenes
+from lightning_cosprune.data import ESC10, DCASEScenes, LogMel, SyntheticScenes
 from lightning_cosprune.models import DCASE2021Baseline, DCASE2022Baseline, SceneClassifier
 from lightning_cosprune.report import format_table, plot_filters, write_html
 
@@ -203,13 +205,13 @@ class NamedProgress(pl.callbacks.TQDMProgressBar):
 
 
 def open_scenes(options: argparse.Namespace, fraction: float, seed: int) -> DCASEScenes:
-    root, features = options.data, LogMel()
+    root, features = options.data or options.esc10, LogMel()
     if root is None:
         # One second has 50 frames of hop length and, with the centred one at its end, the 51 of the DCASE 2022
         # baseline.
         root, features = options.out / "synthetic-scenes", LogMel(num_frames=51)
         SyntheticScenes(root, features=features, cache_dir=options.out / "features").prepare_data()
-    scenes = DCASEScenes(
+    scenes = (DCASEScenes if options.esc10 is None else partial(ESC10, download=True))(
         root,
         fold=options.fold,
         features=features,
@@ -235,6 +237,8 @@ def describe(options: argparse.Namespace, scenes: DCASEScenes) -> str:
 
 
 def scenes_name(options: argparse.Namespace) -> str:
+    if options.esc10 is not None:
+        return "ESC-10"
     return "SYNTHETIC scenes" if options.data is None else options.data.resolve().name
 
 
@@ -303,7 +307,7 @@ def quieten() -> None:
 
 
 def last_fold(root: Path) -> int:
-    """The highest fold in the folder: the TAU sets have one, ESC-10 has five."""
+    """The highest fold in the folder."""
     folds = (re.fullmatch(r"fold(\d+)_train\.csv", path.name) for path in (root / "evaluation_setup").glob("fold*"))
     return max((int(fold[1]) for fold in folds if fold), default=1)
 
@@ -312,6 +316,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="quickstart", description=str(__doc__).split("\n\n")[0])
     add = parser.add_argument
     add("--data", type=Path, help="folder in DCASE layout (default: synthetic scenes, written to OUT)")
+    add("--esc10", type=Path, help="folder of ESC-10, in place of --data; 40 MB are fetched to it where it is absent")
     add("--fold", type=positive, help="fold of the evaluation setup (default: the highest there is)")
     add("--network", choices=NETWORKS, default="dcase2021", help="default: dcase2021")
     add("--epochs", type=positive, help="of the dense network (default: 10 on synthetic scenes, else 30)")
@@ -326,8 +331,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--seeds", type=positive, default=3, help="how often all is repeated (default: 3)")
     add("--out", type=Path, default=Path("runs/quickstart"), help="where everything goes (default: runs/quickstart)")
     options = parser.parse_args(arguments)
-    synthetic = options.data is None
-    options.fold = options.fold or (1 if synthetic else last_fold(options.data))
+    if options.data and options.esc10:
+        parser.error("argument --esc10: expected it in place of --data, found both. Leave one out.")
+    synthetic = options.data is None and options.esc10 is None
+    options.fold = options.fold or (5 if options.esc10 else 1 if synthetic else last_fold(options.data))
     options.epochs = options.epochs or (10 if synthetic else 30)
     options.finetune_epochs = options.finetune_epochs or (4 if synthetic else 15)
     return options
