@@ -28,7 +28,6 @@ import time
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -205,24 +204,34 @@ class NamedProgress(pl.callbacks.TQDMProgressBar):
 
 
 def open_scenes(options: argparse.Namespace, fraction: float, seed: int) -> DCASEScenes:
-    root, features = options.data or options.esc10, LogMel()
-    if root is None:
+    settings = {
+        "validation_fraction": 0,
+        "train_fraction": fraction,
+        "cache_dir": options.out / "features",
+        "seed": seed,
+    }
+    if is_synthetic(options):
         # One second has 50 frames of hop length and, with the centred one at its end, the 51 of the DCASE 2022
         # baseline.
         root, features = options.out / "synthetic-scenes", LogMel(num_frames=51)
         SyntheticScenes(root, features=features, cache_dir=options.out / "features").prepare_data()
-    scenes = (DCASEScenes if options.esc10 is None else partial(ESC10, download=True))(
-        root,
-        fold=options.fold,
-        features=features,
-        validation_fraction=0,
-        train_fraction=fraction,
-        cache_dir=options.out / "features",
-        seed=seed,
-    )
+        scenes = DCASEScenes(root, fold=options.fold, features=features, **settings)
+    else:
+        scenes = real_scenes(options, features=LogMel(), **settings)
     scenes.prepare_data()
     scenes.setup()
     return scenes
+
+
+def is_synthetic(options: argparse.Namespace) -> bool:
+    return options.data is None and options.esc10 is None
+
+
+def real_scenes(options: argparse.Namespace, **settings: Any) -> DCASEScenes:
+    """The set that the options name."""
+    if options.esc10 is not None:
+        return ESC10(options.esc10, download=True, fold=options.fold, **settings)
+    return DCASEScenes(options.data, fold=options.fold, **settings)
 
 
 def describe(options: argparse.Namespace, scenes: DCASEScenes) -> str:
@@ -239,7 +248,7 @@ def describe(options: argparse.Namespace, scenes: DCASEScenes) -> str:
 def scenes_name(options: argparse.Namespace) -> str:
     if options.esc10 is not None:
         return "ESC-10"
-    return "SYNTHETIC scenes" if options.data is None else options.data.resolve().name
+    return "SYNTHETIC scenes" if is_synthetic(options) else options.data.resolve().name
 
 
 def summary(results: list[Result]) -> list[list[str]]:
@@ -306,18 +315,20 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated.*")
 
 
-def last_fold(root: Path) -> int:
-    """The highest fold in the folder."""
-    folds = (re.fullmatch(r"fold(\d+)_train\.csv", path.name) for path in (root / "evaluation_setup").glob("fold*"))
+def last_fold(options: argparse.Namespace) -> int:
+    """The highest there is."""
+    if options.data is None:
+        return 1 if is_synthetic(options) else 5
+    setup = options.data / "evaluation_setup"
+    folds = (re.fullmatch(r"fold(\d+)_train\.csv", path.name) for path in setup.glob("fold*"))
     return max((int(fold[1]) for fold in folds if fold), default=1)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="quickstart", description=str(__doc__).split("\n\n")[0])
     add = parser.add_argument
-    add("--data", type=Path, help="folder in DCASE layout (default: synthetic scenes, written to OUT)")
-    add("--esc10", type=Path, help="folder of ESC-10, in place of --data; 40 MB are fetched to it where it is absent")
-    add("--fold", type=positive, help="fold of the evaluation setup (default: the highest there is)")
+    add_scenes(parser.add_mutually_exclusive_group())
+    add("--fold", type=positive, help="of the data set (default: the highest there is)")
     add("--network", choices=NETWORKS, default="dcase2021", help="default: dcase2021")
     add("--epochs", type=positive, help="of the dense network (default: 10 on synthetic scenes, else 30)")
     add("--finetune-epochs", type=positive, help="after the cut (default: 4 on synthetic scenes, else 15)")
@@ -331,13 +342,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--seeds", type=positive, default=3, help="how often all is repeated (default: 3)")
     add("--out", type=Path, default=Path("runs/quickstart"), help="where everything goes (default: runs/quickstart)")
     options = parser.parse_args(arguments)
-    if options.data and options.esc10:
-        parser.error("argument --esc10: expected it in place of --data, found both. Leave one out.")
-    synthetic = options.data is None and options.esc10 is None
-    options.fold = options.fold or (5 if options.esc10 else 1 if synthetic else last_fold(options.data))
+    synthetic = is_synthetic(options)
+    options.fold = options.fold or last_fold(options)
     options.epochs = options.epochs or (10 if synthetic else 30)
     options.finetune_epochs = options.finetune_epochs or (4 if synthetic else 15)
     return options
+
+
+def add_scenes(group: Any) -> None:
+    """The arguments that name a set of real recordings."""
+    group.add_argument("--data", type=Path, help="folder in DCASE layout")
+    group.add_argument("--esc10", type=Path, help="folder of ESC-10; where it is absent 40 MB are fetched to it")
 
 
 def positive(text: str) -> int:

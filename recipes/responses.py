@@ -1,5 +1,5 @@
 # Question: similar filters, similar responses? How well does the similarity of weights tell that of what they give?
-# Command:  .venv/bin/python -m recipes.responses --data path/to/scenes [--weights sbcnn_tau2019.pt]
+# Command:  .venv/bin/python -m recipes.responses --esc10 path [--weights sbcnn_tau2019.pt]     (or --data path)
 # Measured: docs/similar-filters.md.
 """Compare the similarity of filters by their weights with that of their responses, layer by layer.
 
@@ -39,7 +39,7 @@ from lightning_cosprune import (
 from lightning_cosprune.data import DCASEScenes, LogMel
 from lightning_cosprune.models import DCASE2021Baseline, SceneClassifier
 from lightning_cosprune.report import format_table
-from recipes.quickstart import last_fold, positive, quieten
+from recipes.quickstart import add_scenes, last_fold, positive, quieten, real_scenes
 
 KINDS = {
     "prototype": "prototypes",
@@ -213,13 +213,7 @@ def train(scenes: DCASEScenes, options: argparse.Namespace, seed: int) -> SceneC
 
 
 def open_scenes(options: argparse.Namespace, features: LogMel) -> DCASEScenes:
-    scenes = DCASEScenes(
-        options.data,
-        fold=options.fold or last_fold(options.data),
-        features=features,
-        validation_fraction=0,
-        cache_dir=options.out / "features",
-    )
+    scenes = real_scenes(options, features=features, validation_fraction=0, cache_dir=options.out / "features")
     scenes.prepare_data()
     scenes.setup()
     return scenes
@@ -317,15 +311,17 @@ def draw(found: Sequence[Measured], path: Path) -> None:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="responses", description=str(__doc__).split("\n\n")[0])
     add = parser.add_argument
-    add("--data", type=Path, required=True, help="folder in DCASE layout")
-    add("--fold", type=positive, help="fold of the evaluation setup (default: the highest there is)")
+    add_scenes(parser.add_mutually_exclusive_group(required=True))
+    add("--fold", type=positive, help="of the data set (default: the highest there is)")
     add("--weights", type=Path, help="state dict of the SB-CNN that DCASE-models trained on TAU 2019")
     add("--epochs", type=positive, default=30, help="of the baseline (default: 30)")
     add("--seeds", type=positive, default=3, help="how often the baseline is trained (default: 3)")
     add("--clips", type=positive, default=64, help="training clips whose responses are measured (default: 64)")
     add("--figure", type=Path, help="where to draw the pairs of the first seed")
     add("--out", type=Path, default=Path("runs/responses"), help="where everything goes (default: runs/responses)")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    options.fold = options.fold or last_fold(options)
+    return options
 
 
 if __name__ == "__main__":

@@ -249,8 +249,7 @@ def _extract(
     path: Path, cache: ClipCache, samples: int, extractor: LogMelExtractor
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     clip = read_clip(path, cache.features.sample_rate, samples, cache.owner)
-    with torch.inference_mode():
-        features: npt.NDArray[np.float32] = extractor(torch.from_numpy(clip)).numpy()
+    features: npt.NDArray[np.float32] = extractor(torch.from_numpy(clip)).numpy()
     return features if cache.content == "features" else clip, band_moments(features)
 
 

@@ -46,7 +46,7 @@ def test_train_prune_fine_tune_compare(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--data", "nowhere"], "error: `DCASEScenes(root="),
-        (["--data", "a", "--esc10", "b"], "argument --esc10: expected it in place of --data, found both"),
+        (["--data", "a", "--esc10", "b"], "argument --esc10: not allowed with argument --data"),
         (["--seeds", "0"], "argument --seeds: expected a whole number of at least 1, found 0"),
         (["--network", "resnet"], "argument --network: invalid choice: 'resnet'"),
     ],
