@@ -15,12 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_cosprune.averages import find_averages, prune_averages
-from lightning_cosprune.checkpoint import STRUCTURE, describe_structure, forget_structure, keep_structure
-from lightning_cosprune.distributed import check_strategy, decided_by_rank_zero, same_on_all_ranks, unwrapped
-from lightning_cosprune.monitors import forget_scores
-from lightning_cosprune.optim import check_bound
-from lightning_cosprune.plan import (
+from lightning_cosprune.planning.plan import (
     PruningPlan,
     check_ratio,
     check_round_to,
@@ -28,10 +23,15 @@ from lightning_cosprune.plan import (
     prunable_layers,
     resolve_ratios,
 )
-from lightning_cosprune.redundancy import check_criterion
-from lightning_cosprune.report import PruningReport
-from lightning_cosprune.schedule import parse_schedule
-from lightning_cosprune.surgery import apply_plan, num_filters
+from lightning_cosprune.ranking.redundancy import check_criterion
+from lightning_cosprune.surgery.apply import apply_plan, num_filters
+from lightning_cosprune.surgery.optim import check_bound
+from lightning_cosprune.surgery.report import PruningReport
+from lightning_cosprune.training.averages import find_averages, prune_averages
+from lightning_cosprune.training.checkpoint import STRUCTURE, describe_structure, forget_structure, keep_structure
+from lightning_cosprune.training.distributed import check_strategy, decided_by_rank_zero, same_on_all_ranks, unwrapped
+from lightning_cosprune.training.monitors import forget_scores
+from lightning_cosprune.training.schedule import parse_schedule
 
 __all__ = ["CosineFilterPruning"]
 
@@ -59,7 +59,7 @@ class CosineFilterPruning(Callback):
         ignored_layers: Names or patterns of layers that keep all filters.
         round_to: The number of filters kept is rounded up to a multiple of this.
         schedule: How a fraction is reached in steps: ``"linear"`` removes as much in each, ``"cubic"`` most in the
-            first; see :class:`~lightning_cosprune.schedule.Schedule`.
+            first; see :class:`~lightning_cosprune.training.schedule.Schedule`.
         module: Name of the attribute of the LightningModule that is pruned, such as ``"student"``; the LightningModule
             itself where ``None``.
         example_inputs: A tensor, or a tuple of positional or a mapping of keyword arguments of what is pruned. Where

@@ -38,7 +38,7 @@ from lightning_cosprune import (
 )
 from lightning_cosprune.data import DCASEScenes, LogMel
 from lightning_cosprune.models import DCASE2021Baseline, SceneClassifier
-from lightning_cosprune.report import format_table
+from lightning_cosprune.surgery.report import format_table
 from recipes.quickstart import add_scenes, last_fold, positive, quieten, real_scenes
 
 KINDS = {

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_cosprune.complexity import as_call, call, evaluating, float_tensors
-from lightning_cosprune.rollback import unchanged
+from lightning_cosprune.network.complexity import as_call, call, evaluating, float_tensors
+from lightning_cosprune.network.rollback import unchanged
 
 
 def outputs_of(model: nn.Module, inputs: Any) -> list[Tensor]:
@@ -100,3 +100,18 @@ def assert_equals_masked_dense(dense: nn.Module, pruned: nn.Module, removed: dic
     for found, expected in zip(outputs_of(pruned, inputs), wanted, strict=True):
         scale = expected.abs().max().item()
         torch.testing.assert_close(found, expected, rtol=0, atol=tolerance.get(expected.dtype, 1e-5) * max(scale, 1e-6))
+
+
+def assert_same(found: Any, expected: Any) -> None:
+    """Nested containers of tensors and values are equal, to the last bit."""
+    if isinstance(expected, torch.Tensor):
+        assert torch.equal(found, expected)
+    elif isinstance(expected, dict):
+        assert list(found) == list(expected)
+        for key, value in expected.items():
+            assert_same(found[key], value)
+    elif isinstance(expected, (list, tuple)):
+        for one, other in zip(found, expected, strict=True):
+            assert_same(one, other)
+    else:
+        assert found == expected

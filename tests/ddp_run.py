@@ -10,13 +10,13 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
+from fits import UsersModule, loader
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
-from test_callback import UsersModule, loader
 from torch.utils.data import DataLoader, DistributedSampler
 
 from lightning_cosprune import CosineFilterPruning, PrunableMixin, callback
-from lightning_cosprune.averages import averaged_modules
+from lightning_cosprune.training.averages import averaged_modules
 
 
 class Interleaved(pl.LightningDataModule):

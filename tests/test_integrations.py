@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from fits import UsersModule, fit, loader
 from lightning.pytorch.cli import LightningCLI
-from test_callback import UsersModule, fit, loader
 from torch import nn
 
 from lightning_cosprune import CosineFilterPruning, load_pruned

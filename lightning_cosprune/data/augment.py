@@ -301,7 +301,7 @@ class DeviceImpulseResponse(Augmentation):
 
     def prepare(self, *, num_classes: int, devices: Sequence[str], sample_rate: int) -> None:  # noqa: ARG002
         """Learn the device's number and read the responses at the waveforms' rate."""
-        from lightning_cosprune.data.audio import read_clip, read_header
+        from lightning_cosprune.data.features.audio import read_clip, read_header
 
         owner = f"`DeviceImpulseResponse(folder={str(self.folder)!r})`"
         if self.device not in devices:

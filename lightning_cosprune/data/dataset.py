@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from lightning_cosprune.data.store import FeatureStore
+    from lightning_cosprune.data.features.store import FeatureStore
 
 
 class SceneBatch(NamedTuple):

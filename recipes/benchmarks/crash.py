@@ -34,7 +34,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_cosprune import AtomicCheckpointIO, CosineFilterPruning, callback
 from lightning_cosprune.models import DCASE2021Baseline, SceneClassifier
-from lightning_cosprune.report import format_table
+from lightning_cosprune.surgery.report import format_table
 
 EPOCHS = 8
 PRUNE_AT = [2, 5]

@@ -39,10 +39,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_cosprune.data import FRONT_ENDS, DCASEScenes, LogMel, SyntheticScenes
-from lightning_cosprune.data.audio import read_clip
-from lightning_cosprune.data.extraction import LogMelExtractor
+from lightning_cosprune.data.features.audio import read_clip
+from lightning_cosprune.data.features.extraction import LogMelExtractor
 from lightning_cosprune.models import DCASE2021Baseline
-from lightning_cosprune.report import format_table
+from lightning_cosprune.surgery.report import format_table
 
 NATIVE = FRONT_ENDS["dcase2021"].log_mel
 # The same front end on sound at 32 kHz: every clip at another rate has to be resampled.

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.ao.pruning._experimental.pruner.FPGM_pruner import FPGMPruner
 
 from lightning_cosprune import rank_filters, redundant_filters
-from lightning_cosprune.report import format_table
+from lightning_cosprune.surgery.report import format_table
 
 CNN14 = [(64, 1), (64, 64), (128, 64), (128, 128), (256, 128), (256, 256)]
 CNN14 += [(512, 256), (512, 512), (1024, 512), (1024, 1024), (2048, 1024), (2048, 2048)]

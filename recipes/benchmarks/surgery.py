@@ -27,9 +27,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_cosprune import CosineFilterPruning, apply_plan, plan_pruning, surgery
-from lightning_cosprune.optim import check_bound
-from lightning_cosprune.report import format_table
+from lightning_cosprune import CosineFilterPruning, apply_plan, plan_pruning
+from lightning_cosprune.surgery import apply as surgery
+from lightning_cosprune.surgery.optim import check_bound
+from lightning_cosprune.surgery.report import format_table
 
 
 class Block(nn.Module):

@@ -1,0 +1,1 @@
+"""What a network does with data, beyond what its weights say."""

@@ -1,0 +1,211 @@
+"""What batch norm makes of a layer's filters: weights and biases with it folded in, wherever that can be done."""
+
+# ruff: noqa: F722 - jaxtyping writes the axes of a tensor in a string
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_leaves, tree_map
+
+from lightning_cosprune.network.complexity import call, evaluating
+from lightning_cosprune.planning.plan import prunable_layers
+from lightning_cosprune.ranking.filters import layer_weight
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+__all__ = ["FoldedLayer", "fold_batch_norms"]
+
+
+@dataclass(frozen=True, eq=False)
+class FoldedLayer:
+    """A convolution or linear layer as the network behind it sees it.
+
+    Attributes:
+        weight: Weight (filters, in_channels, *kernel), the batch norm folded in where there is one that can be.
+        bias: Bias (filters,), likewise; zero for a layer that has none.
+        batch_norm: Name of the batch norm that is folded in, or ``None``.
+        reason: Why none is, or ``None``.
+    """
+
+    weight: Float[Tensor, "filters channels ..."]
+    bias: Float[Tensor, " filters"]
+    batch_norm: str | None
+    reason: str | None
+
+
+def fold_batch_norms(model: nn.Module, example_inputs: Any) -> dict[str, FoldedLayer]:
+    r"""Weights of every convolution and linear layer, with the batch norm that reads it folded in.
+
+    In evaluation mode a layer and the batch norm behind it are one affine map, whose filter :math:`i` is
+
+    .. math:: w_i' = \frac{\gamma_i}{\sigma_i} w_i, \qquad b_i' = \frac{\gamma_i}{\sigma_i} (b_i - \mu_i) + \beta_i,
+        \qquad \sigma_i^2 = \operatorname{var}_i + \epsilon .
+
+    A positive factor leaves the direction of a filter as it is and a negative one turns it round; so the folded weight
+    says which filters the network uses with opposite signs, and the folded bias where their activation sets in.
+    ``filter_vectors([folded.weight, folded.bias[:, None]], "flat")`` has both.
+
+    Conventions:
+        - Nothing is folded unless one forward pass shows that the batch norm reads the layer itself and that nothing
+          else does. After an activation or a pooling, even one in place, it is another function, and ``reason`` names
+          what lies between.
+        - Neither is a batch norm without running statistics, nor one behind a layer that is called more than once, nor
+          one that normalises another axis than the filters'.
+
+    Args:
+        model: The network; left as it was found.
+        example_inputs: A tensor, or a tuple of positional or a mapping of keyword arguments of ``model``.
+
+    Returns:
+        Layer name -> the folded layer, detached, in the order of the model.
+
+    Raises:
+        RuntimeError: As ``model`` raises where it cannot be run on ``example_inputs``.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 8, 3), nn.ReLU())
+        >>> _ = model.append(nn.BatchNorm2d(8))
+        >>> for name, folded in fold_batch_norms(model, torch.zeros(1, 1, 8, 8)).items():
+        ...     print(name, folded.batch_norm, folded.reason)
+        0 1 None
+        2 None 4 reads it after relu
+    """
+    layers = prunable_layers(model)
+    norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+    run = _record(model, example_inputs, layers, norms)
+    return {name: _fold(layer, _batch_norm_of(name, layer, run, norms), norms) for name, layer in layers.items()}
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One forward pass as autograd recorded it; nodes are its steps.
+
+    Attributes:
+        outputs: Layer name -> the node and the number of axes of each output, one for every call.
+        inputs: Batch norm name -> the node of each input, one for every call.
+        readers: Node -> the nodes that read its result, on the way to an output of the model.
+        sources: Node -> the nodes whose results it reads.
+    """
+
+    outputs: Mapping[str, list[tuple[Node | None, int]]]
+    inputs: Mapping[str, list[Node | None]]
+    readers: Mapping[Node, list[Node]]
+    sources: Mapping[Node, list[Node]]
+
+
+def _record(
+    model: nn.Module, example_inputs: Any, layers: Mapping[str, nn.Module], norms: Mapping[str, _BatchNorm]
+) -> _Run:
+    outputs: dict[str, list[tuple[Node | None, int]]] = {name: [] for name in layers}
+    inputs: dict[str, list[Node | None]] = {name: [] for name in norms}
+    handles = [
+        layer.register_forward_hook(
+            lambda _, __, output, name=name: outputs[name].append((output.grad_fn, output.ndim))
+        )
+        for name, layer in layers.items()
+    ] + [
+        norm.register_forward_pre_hook(lambda _, args, name=name: inputs[name].append(args[0].grad_fn))
+        for name, norm in norms.items()
+    ]
+    try:
+        # Inputs that require grad are followed through frozen layers too; a clone may be changed in place.
+        with evaluating(model), torch.inference_mode(False), torch.enable_grad():
+            found = call(model, tree_map(_followed, example_inputs))
+    finally:
+        for handle in handles:
+            handle.remove()
+    readers, sources = _edges(leaf.grad_fn for leaf in tree_leaves(found) if isinstance(leaf, Tensor))
+    return _Run(outputs, inputs, readers, sources)
+
+
+def _followed(leaf: Any) -> Any:
+    if isinstance(leaf, Tensor) and leaf.is_floating_point():
+        return leaf.detach().clone().requires_grad_().clone()
+    return leaf
+
+
+def _edges(ends: Iterable[Node | None]) -> tuple[dict[Node, list[Node]], dict[Node, list[Node]]]:
+    """Who reads whom in autograd's graph, both ways, as far as ``ends`` depend on it."""
+    readers: dict[Node, list[Node]] = {}
+    sources: dict[Node, list[Node]] = {}
+    waiting = [node for node in ends if node is not None]
+    while waiting:
+        node = waiting.pop()
+        if node in sources:
+            continue
+        sources[node] = [source for source, _ in node.next_functions if source is not None]
+        for source in sources[node]:
+            readers.setdefault(source, []).append(node)
+        waiting += sources[node]
+    return readers, sources
+
+
+def _batch_norm_of(name: str, layer: nn.Module, run: _Run, norms: Mapping[str, _BatchNorm]) -> str:
+    """Name of the batch norm that can be folded into the layer, or why there is none."""
+    calls = run.outputs[name]
+    if len(calls) != 1:
+        return f"called {len(calls)} times" if calls else "not reached by the example input's forward pass"
+    node, axes = calls[0]
+    if node is None or node not in run.sources:
+        return "no output of the network depends on it"
+    direct = [norm for norm, nodes in run.inputs.items() if any(one is node for one in nodes)]
+    if not direct:
+        return _reader_further_on(node, run)
+    norm = norms[direct[0]]
+    if len(direct) > 1 or len(run.inputs[direct[0]]) > 1 or len(run.readers[node]) > 1:
+        return f"{direct[0]} is not all that reads it, or reads others too"
+    if norm.running_mean is None:
+        return f"{direct[0]} has no running statistics"
+    if isinstance(layer, nn.Linear) and axes != 2:
+        return f"{direct[0]} normalises another axis than the filters'"
+    return direct[0]
+
+
+def _reader_further_on(node: Node, run: _Run) -> str:
+    """Which batch norm reads what other steps made of this node's result, and which steps they are."""
+    reads = {one: name for name, nodes in run.inputs.items() for one in nodes if one is not None}
+    produced = {one for calls in run.outputs.values() for one, _ in calls if one is not node}
+    trails = [(reader, [reader]) for reader in run.readers.get(node, [])]
+    seen = set()
+    while trails:
+        reader, steps = trails.pop(0)
+        if reader in seen or reader in produced:  # from the next layer on it is that layer's affair
+            continue
+        seen.add(reader)
+        if reader in reads:
+            return f"{reads[reader]} reads it after {', '.join(map(_step_name, steps))}"
+        trails += [(further, [*steps, further]) for further in run.readers.get(reader, [])]
+    return "no batch norm reads it"
+
+
+def _step_name(node: Node) -> str:
+    """``MaxPool2DWithIndicesBackward0`` is "max pool2d with indices"."""
+    words = re.findall(r"[A-Z]+[a-z0-9]*(?:D(?=[A-Z]|$))?", re.sub(r"Backward\d*$", "", node.name()))
+    return " ".join(words).lower() or node.name()
+
+
+def _fold(layer: nn.Module, found: str, norms: Mapping[str, _BatchNorm]) -> FoldedLayer:
+    """The layer with the batch norm of the name ``found`` folded in, or as it is, where that is a reason instead."""
+    weight = layer_weight(layer).detach()
+    bias: Tensor = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach()  # type: ignore[operator]
+    norm = norms.get(found)
+    if norm is None:
+        return FoldedLayer(weight, bias, None, found)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    factor = (norm.running_var + norm.eps).rsqrt()
+    if norm.affine:
+        factor = factor * norm.weight.detach()
+    bias = (bias - norm.running_mean) * factor
+    if norm.affine:
+        bias = bias + norm.bias.detach()
+    return FoldedLayer(weight * factor.reshape(-1, *[1] * (weight.ndim - 1)), bias, found, None)

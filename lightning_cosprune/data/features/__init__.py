@@ -1,0 +1,1 @@
+"""From recordings to features: front ends, extraction, and the cache that keeps them."""

@@ -1,0 +1,259 @@
+"""Which feature stores a set needs, where they lie, and how they are filled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from tqdm.auto import tqdm
+
+from lightning_cosprune.data.features.audio import AudioHeader, read_clip, read_header
+from lightning_cosprune.data.features.extraction import LogMelExtractor
+from lightning_cosprune.data.features.fingerprint import ContentHashes
+from lightning_cosprune.data.features.store import Column, FeatureStore, band_moments, build_store, open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+
+    from lightning_cosprune.data.features.front_ends import LogMel
+
+Content = Literal["features", "waveforms"]
+Precision = Literal["float32", "float16"]
+
+# Part of every cache key: raise it when the same audio and settings begin to give other features.
+_STORE_FORMAT = 4
+
+
+@dataclass(frozen=True)
+class ClipCache:
+    """The stores of one set of clips at one setting.
+
+    The name of a store contains a hash of the settings and of the content of every file, so it is found wherever the
+    set lies, and neither changed audio nor changed settings meet an old store.
+
+    Args:
+        folder: Where the stores are.
+        root: Folder of the set, which relative filenames start from.
+        features: Front end.
+        content: What a store holds beside the moments of the bands: features, or waveforms.
+        precision: Of the stored numbers. Moments are always taken before rounding, in double precision.
+        resample: Whether clips of another sample rate than the front end's are resampled.
+        clip_seconds: Duration of clips; ``None`` is that of most training clips.
+        progress: Whether to show progress bars.
+        owner: The beginning of every error.
+    """
+
+    folder: Path
+    root: Path
+    features: LogMel
+    content: Content
+    precision: Precision
+    resample: bool
+    clip_seconds: float | None
+    progress: bool
+    owner: str
+
+    def open(self, clips: dict[str, pd.DataFrame]) -> dict[str, FeatureStore]:
+        """The stores of several tables of clips, written unless they are there.
+
+        Args:
+            clips: Tables with the columns ``filename``, ``source`` and ``line``. Where no duration is asked for, the
+                clips of the first decide it for all.
+
+        Returns:
+            A store for each table, with the same rows.
+
+        Raises:
+            ValueError: Audio is unreadable, or has a rate that is not allowed.
+        """
+        first, *others = clips
+        paths = {split: [self.root / name for name in table["filename"]] for split, table in clips.items()}
+        states = _states(clips, paths, self.owner)
+        hashes = ContentHashes(self.folder / f"{self._set_name}-{_short(str(self.root.resolve()))}.hashes.json")
+        digests = {split: hashes(paths[split], states[split], progress=self.progress) for split in clips}
+
+        # The store of the first table remembers the duration for the others.
+        samples = None if self.clip_seconds is None else round(self.clip_seconds * self.features.sample_rate)
+        locations = {first: self._location(digests[first], samples)}
+        known = open_store(locations[first])
+        stores = {first: known}
+        if samples is None and known:
+            samples = int(known.info["clip_samples"])
+        if samples is not None:
+            for split in others:
+                locations[split] = self._location(digests[split], samples)
+                stores[split] = open_store(locations[split])
+
+        # All headers are read before the first clip is decoded: what is wrong shows before hours of extraction, not
+        # after.
+        absent = [path for split in clips if not stores.get(split) for path in paths[split]]
+        if absent:
+            lengths = self._check_headers(absent)
+            if samples is None:
+                samples = _most_common(lengths[: len(paths[first])])
+                locations |= {split: self._location(digests[split], samples) for split in others}
+            self._warn_of_other_lengths(lengths, samples)
+            self._make_folder()
+        assert samples is not None
+        if self.folder.is_dir() and os.access(self.folder, os.W_OK):
+            hashes.remember()
+
+        return {
+            split: stores.get(split)
+            or build_store(
+                locations[split],
+                paths[split],
+                partial(_extract, cache=self, samples=samples, extractor=LogMelExtractor(self.features, samples)),
+                self._columns(samples),
+                info={"clip_samples": samples, "features": asdict(self.features)},
+                description=f"Log-mel features ({split})" if self.content == "features" else f"Waveforms ({split})",
+                progress=self.progress,
+            )
+            for split in clips
+        }
+
+    @property
+    def _set_name(self) -> str:
+        return self.root.resolve().name
+
+    def _columns(self, samples: int) -> dict[str, Column]:
+        bands = self.features.n_mels
+        shape = (bands, self.features.frames(samples)) if self.content == "features" else (samples,)
+        return {self.content: Column(shape, self.precision), "moments": Column((2, bands), "float64")}
+
+    def _location(self, digests: list[str], samples: int | None) -> Path:
+        key = {
+            "format": _STORE_FORMAT,
+            "features": asdict(self.features),
+            "content": self.content,
+            "precision": self.precision,
+            "resample": self.resample,  # a store of resampled clips must not hide that resample=False is an error
+            "clip_samples": samples,
+            "files": digests,
+        }
+        return self.folder / f"{self._set_name}-{_short(json.dumps(key, sort_keys=True))}"
+
+    def _make_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            found = "" if os.access(self.folder, os.W_OK) else "Permission denied"
+        except OSError as error:
+            found = error.strerror or str(error)
+        if found:
+            raise PermissionError(
+                f"`{self.owner.strip('`').split('(')[0]}(cache_dir={str(self.folder)!r})`: expected a folder that can "
+                f"be written, found {found!r}. Choose another cache_dir, or another home for all caches by "
+                "XDG_CACHE_HOME."
+            )
+
+    def _check_headers(self, paths: Sequence[Path]) -> npt.NDArray[np.int64]:
+        # In samples at the rate of the front end.
+        with ThreadPoolExecutor(8) as pool:
+            found = pool.map(partial(_header_or_error, owner=self.owner), paths)
+            bar = tqdm(found, total=len(paths), desc="Audio headers", unit="file", disable=not self.progress)
+            results = list(bar)
+        errors = [result for result in results if isinstance(result, ValueError)]
+        if len(errors) == 1:
+            raise errors[0]
+        if errors:
+            raise ValueError(
+                f"{errors[0]} {len(errors) - 1} more of {len(paths)} files are unreadable or empty."
+            ) from errors[0]
+        headers = [result for result in results if isinstance(result, AudioHeader)]
+        wanted = self.features.sample_rate
+        if not self.resample:
+            examples: dict[int, Path] = {}
+            for header, path in zip(headers, paths, strict=True):
+                examples.setdefault(header.sample_rate, path)
+            if set(examples) - {wanted}:
+                counts = Counter(header.sample_rate for header in headers)
+                rates = " and ".join(
+                    f"{rate} Hz in {counts[rate]} of {len(paths)} files ({examples[rate]})" for rate in sorted(examples)
+                )
+                raise ValueError(
+                    f"{self.owner}: expected audio at {wanted} Hz only, because of resample=False, found {rates}. "
+                    "Pass resample=True, or features with that sample_rate if all files share it."
+                )
+        return np.array([round(header.samples * wanted / header.sample_rate) for header in headers], dtype=np.int64)
+
+    def _warn_of_other_lengths(self, lengths: npt.NDArray[np.int64], samples: int) -> None:
+        # One sample is what rounding makes of equal durations at different rates.
+        shorter, longer = int(np.sum(lengths < samples - 1)), int(np.sum(lengths > samples + 1))
+        # Cutting to a duration that was asked for needs no warning; padding does: silence is not what was recorded.
+        if shorter or (longer and self.clip_seconds is None):
+            rank_zero_warn(
+                f"{self.owner}: {shorter + longer} of {len(lengths)} clips do not last "
+                f"{samples / self.features.sample_rate:.3f} s: {shorter} shorter ones are filled with silence, "
+                f"{longer} longer ones cut. Choose another duration with clip_seconds."
+            )
+
+
+def user_cache() -> Path:
+    """Where features are kept unless a folder is named.
+
+    Returns:
+        A folder in the user's cache, as the XDG specification says.
+    """
+    # A relative path in the variable is invalid and to be ignored, says the XDG specification.
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (named if named.is_absolute() else Path.home() / ".cache") / "lightning_cosprune" / "features"
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def _states(
+    clips: dict[str, pd.DataFrame], paths: dict[str, list[Path]], owner: str
+) -> dict[str, list[os.stat_result]]:
+    states: dict[str, list[os.stat_result]] = {split: [] for split in clips}
+    missing: list[tuple[str, int]] = []
+    for split in clips:
+        for row, path in enumerate(paths[split]):
+            try:
+                states[split].append(path.stat())
+            except OSError:  # noqa: PERF203 - one missing file must not hide how many others are
+                missing.append((split, row))
+    if missing:
+        split, row = missing[0]
+        line, source = clips[split]["line"].iloc[row], clips[split]["source"].iloc[row]
+        raise FileNotFoundError(
+            f"{owner}: expected the audio of {source} line {line} at {paths[split][row]}, found no such file; "
+            f"{len(missing)} of the {sum(map(len, paths.values()))} files of this fold are missing. Unpack the missing "
+            "archive or take the rows out."
+        )
+    return states
+
+
+def _header_or_error(path: Path, owner: str) -> AudioHeader | ValueError:
+    try:
+        return read_header(path, owner)
+    except ValueError as error:
+        return error
+
+
+def _extract(
+    path: Path, cache: ClipCache, samples: int, extractor: LogMelExtractor
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    clip = read_clip(path, cache.features.sample_rate, samples, cache.owner)
+    features: npt.NDArray[np.float32] = extractor(torch.from_numpy(clip)).numpy()
+    return features if cache.content == "features" else clip, band_moments(features)
+
+
+def _most_common(lengths: npt.NDArray[np.int64]) -> int:
+    # Of equally frequent ones the longest: filling is better than losing sound.
+    values, counts = np.unique(lengths, return_counts=True)
+    return int(values[counts == counts.max()].max())

@@ -1,0 +1,208 @@
+"""Parameters, multiply-accumulates and bytes of a network at a stated input."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from lightning_cosprune.network.rollback import unchanged
+
+__all__ = [
+    "Complexity",
+    "as_call",
+    "call",
+    "eager",
+    "evaluating",
+    "float_tensors",
+    "measure_complexity",
+    "same_random_state",
+]
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """What a network costs, for the input it was measured at.
+
+    Attributes:
+        params: Numbers that the deployed network stores: its parameters and its batch-norm statistics, as Keras and the
+            papers count them.
+        trainable_params: The elements of its parameters alone, frozen or not, as PyTorch users count them.
+        macs: Multiply-accumulates of convolutions, linear layers, recurrent layers and attention in one forward pass.
+            Normalisation, activations and pooling are not counted.
+        bytes: Memory of ``params`` in the data types they have now.
+        input_shape: Shape of each input tensor that ``macs`` holds for, the batch dimension included.
+    """
+
+    params: int
+    trainable_params: int
+    macs: int
+    bytes: int
+    input_shape: tuple[tuple[int, ...], ...]
+
+    def __str__(self) -> str:
+        shapes = ", ".join("x".join(map(str, shape)) for shape in self.input_shape)
+        return (
+            f"{self.params:,} parameters ({self.trainable_params:,} trainable), {self.macs / 1e6:,.2f} M MACs at "
+            f"{shapes}, {self.bytes / 1e3:,.1f} kB"
+        )
+
+
+def measure_complexity(model: nn.Module, example_inputs: Any) -> Complexity:
+    """Count what ``model`` costs for ``example_inputs``.
+
+    The multiply-accumulates are half of what PyTorch's own FLOP counter sees during a forward pass without gradients,
+    in evaluation mode; so they hold for the batch that is passed, and it is natural to pass a batch of one. Fused
+    recurrent and attention kernels, which that counter passes over in silence, are switched off meanwhile.
+
+    Args:
+        model: Any module; left as it was found.
+        example_inputs: A tensor, or a tuple of positional or a mapping of keyword arguments of ``model``.
+
+    Returns:
+        The counts, with the input shapes they hold for.
+
+    Example:
+        >>> measure_complexity(nn.Conv2d(1, 4, 3, padding=1), torch.zeros(1, 1, 8, 8)).macs
+        2304
+    """
+    stored = _stored_tensors(model)
+    quiet = warnings.catch_warnings()
+    with (
+        unchanged(model),
+        evaluating(model),
+        _unfused(model),
+        torch.no_grad(),
+        quiet,
+        FlopCounterMode(display=False) as counter,
+    ):
+        # The counter's hooks fire once more for compiled modules, which count nothing themselves.
+        warnings.filterwarnings("ignore", message="Using `torch.compile")
+        call(model, example_inputs)
+    return Complexity(
+        params=sum(tensor.numel() for tensor in stored),
+        trainable_params=sum(parameter.numel() for parameter in model.parameters()),
+        macs=counter.get_total_flops() // 2,
+        bytes=sum(tensor.numel() * tensor.element_size() for tensor in stored),
+        input_shape=tuple(tuple(leaf.shape) for leaf in tree_leaves(example_inputs) if isinstance(leaf, Tensor)),
+    )
+
+
+def call(model: nn.Module, example_inputs: Any) -> Any:
+    """Run ``model`` on a tensor, on a tuple or list of positional arguments, or on a mapping of keyword arguments.
+
+    Returns:
+        What the model returns.
+    """
+    args, kwargs = as_call(example_inputs)
+    with eager():
+        return model(*args, **kwargs)
+
+
+def eager() -> contextlib.AbstractContextManager[Any]:
+    """Run compiled modules as they were written: compiled code keeps no record of which layer reads which.
+
+    Returns:
+        A context.
+    """
+    set_stance = getattr(torch.compiler, "set_stance", None)  # from PyTorch 2.6 on
+    return set_stance("force_eager") if set_stance else contextlib.nullcontext()
+
+
+def as_call(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments that ``example_inputs`` stands for.
+
+    Returns:
+        Both, one of them empty.
+    """
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, Sequence):
+        return tuple(example_inputs), {}
+    return (example_inputs,), {}
+
+
+def float_tensors(outputs: Any) -> list[Tensor]:
+    """The floating-point tensors of a network's output, which may be nested and may be a dataclass.
+
+    Raises:
+        ValueError: There is none.
+
+    Returns:
+        The tensors, in a fixed order.
+    """
+    tensors: list[Tensor] = []
+    stack = [outputs]
+    while stack:
+        leaf = stack.pop()
+        fields = getattr(leaf, "__dataclass_fields__", None)
+        if fields is not None and not isinstance(leaf, type):
+            stack += [getattr(leaf, name) for name in fields]
+        elif isinstance(leaf, Tensor):
+            tensors += [leaf] if leaf.is_floating_point() else []
+        elif isinstance(leaf, Mapping):
+            stack += leaf.values()
+        else:
+            leaves = tree_leaves(leaf)
+            stack += [] if len(leaves) == 1 and leaves[0] is leaf else leaves
+    if not tensors:
+        raise ValueError(f"expected `forward` to return a floating-point tensor, found {type(outputs).__name__}")
+    return tensors[::-1]
+
+
+@contextlib.contextmanager
+def same_random_state(seed: int = 0) -> Iterator[None]:
+    """Leave the random streams of training where they are, and draw the same numbers each time."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
+
+
+def _stored_tensors(model: nn.Module) -> list[Tensor]:
+    """Parameters and batch-norm statistics, each once even where it is shared."""
+    statistics = [
+        buffer
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._NormBase)
+        for buffer in (module.running_mean, module.running_var)
+        if buffer is not None
+    ]
+    return [*model.parameters(), *{id(buffer): buffer for buffer in statistics}.values()]
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put ``model`` in evaluation mode and give each module its own mode back afterwards."""
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+
+
+@contextlib.contextmanager
+def _unfused(model: nn.Module) -> Iterator[None]:
+    """Compute recurrent layers and attention from matrix products, one by one, so that the FLOP counter sees them."""
+    fast_attention = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), contextlib.ExitStack() as kernels:
+            if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+                kernels.enter_context(torch.backends.cudnn.flags(enabled=False))
+                with warnings.catch_warnings():
+                    # Switching oneDNN off also sets its TF32 flag, which warns where there is no Intel GPU to heed it.
+                    warnings.simplefilter("ignore")
+                    kernels.enter_context(torch.backends.mkldnn.flags(enabled=False))
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_attention)

@@ -1,0 +1,1 @@
+"""Which filters of which layer go: decided whole, as a value, before anything is cut."""

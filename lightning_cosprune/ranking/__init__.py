@@ -1,0 +1,1 @@
+"""Which filters say what others say: tensors in, values out, no network."""

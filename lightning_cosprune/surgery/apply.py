@@ -1,0 +1,207 @@
+"""From a plan to a smaller network: each cut is a trial, and what fails it is undone to the last bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_map
+from tqdm.auto import tqdm
+
+from lightning_cosprune.network.channels import ChannelGraph, ChannelGroup, channel_groups, is_depthwise, num_filters
+from lightning_cosprune.network.complexity import measure_complexity
+from lightning_cosprune.network.pruners import RefusedError
+from lightning_cosprune.network.rollback import Snapshot
+from lightning_cosprune.surgery.optim import Replacement, check_optimizers, rebind_optimizers
+from lightning_cosprune.surgery.report import LayerReport, PruningReport
+from lightning_cosprune.surgery.trial import Trial
+
+if TYPE_CHECKING:
+    from lightning_cosprune.planning.plan import PruningPlan
+
+__all__ = ["ChannelGroup", "apply_plan", "channel_groups", "num_filters"]
+
+_CHEAP = 10**9
+"""Up to so many multiply-accumulates a network is tried in float64, which takes several times as long as float32."""
+
+
+@torch.inference_mode(False)  # else the new parameters could never be trained
+def apply_plan(
+    model: nn.Module,
+    plan: PruningPlan,
+    example_inputs: Any,
+    *,
+    optimizers: Sequence[Optimizer] = (),
+    allow_unpruned: bool = False,
+) -> PruningReport:
+    """Change ``model`` in place: remove the filters that ``plan`` names, with all that belongs to them.
+
+    Batch norms lose the same channels and the layers that read them lose the inputs; kept parameters keep
+    ``requires_grad``, gradient, attributes, gradient hooks, memory format, data type and device. Each group of coupled
+    layers is cut whole or not at all: after the cut the network must compute what the dense one does whose readers
+    ignore the removed channels, on the example input and on random weights and inputs, else the group is restored bit
+    for bit and named in the report's ``skipped``.
+
+    Args:
+        model: The network; its parameters are replaced by smaller ones.
+        plan: What to remove, made for this model by :func:`plan_pruning` or by hand.
+        example_inputs: As for :func:`plan_pruning`.
+        optimizers: Optimizers that hold parameters of ``model``; they are given the new parameters, and their states
+            are cut to the kept filters.
+        allow_unpruned: Return a report where no filter at all could be removed, instead of raising an error.
+
+    Returns:
+        What was removed, what was not and why, and the network's costs before and after. Every convolution and linear
+        layer is in one of the two.
+
+    Raises:
+        ValueError: The plan does not fit the model, an optimizer's state cannot be cut, or nothing can be removed;
+            nothing is changed then.
+    """
+    modules = dict(model.named_modules())
+    _check_plan(plan, modules)
+    check_optimizers(optimizers)
+    example_inputs = tree_map(_outside_inference_mode, example_inputs)
+    before = measure_complexity(model, example_inputs)
+    filters = {name: num_filters(module) for name, module in modules.items() if _is_layer(module)}
+
+    surgery = _Surgery(model, plan, example_inputs, torch.float64 if before.macs <= _CHEAP else torch.float32)
+    surgery.remove(surgery.accepted())
+    skipped = {**plan.skipped, **surgery.skipped}
+    for name in filters:
+        if name not in surgery.removed and name not in skipped:
+            follows = is_depthwise(modules[name])
+            skipped[name] = "depthwise: it follows the layer that feeds it" if follows else "the plan does not name it"
+    if not surgery.removed and not allow_unpruned:
+        reasons = "".join(f"\n  {name}: {reason}" for name, reason in skipped.items())
+        raise ValueError(
+            f"`apply_plan(plan=...)`: expected filters that can be removed, found none. Each layer's reason:{reasons}\n"
+            "Change the plan, or pass `allow_unpruned=True` to go on with the network as it is."
+        )
+    rebind_optimizers(optimizers, surgery.replacements)
+    layers = tuple(
+        LayerReport(name, filters[name], num_filters(modules[name]), tuple(surgery.removed[name]))
+        for name in filters
+        if name in surgery.removed
+    )
+    return PruningReport(before, measure_complexity(model, example_inputs), layers, skipped)
+
+
+def _is_layer(module: nn.Module) -> bool:
+    return isinstance(module, (nn.modules.conv._ConvNd, nn.Linear))
+
+
+def _outside_inference_mode(leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf
+
+
+def _check_plan(plan: PruningPlan, modules: Mapping[str, nn.Module]) -> None:
+    for name, filters in plan.filters.items():
+        layer = modules.get(name)
+        if layer is None or not _is_layer(layer) or is_depthwise(layer):
+            found = "no such module" if layer is None else type(layer).__name__
+            raise ValueError(
+                f"`apply_plan(plan=...)`: expected layer {name!r} to be a convolution or linear layer of the model, "
+                f"found {f'a depthwise {found}' if layer and is_depthwise(layer) else found}. Make the plan with "
+                "`plan_pruning` on this very model."
+            )
+        if num_filters(layer) != filters:
+            raise ValueError(
+                f"`apply_plan(plan=...)`: expected layer {name!r} to have the {filters} filters that the plan was made "
+                f"for, found {num_filters(layer)}. Make a new plan: the model was changed since."
+            )
+
+
+class _Surgery:
+    """Carries out a plan, group by group.
+
+    Attributes:
+        removed: Layer name -> filters that were removed, those of depthwise layers included.
+        skipped: Layer name -> why it could not be cut.
+        replacements: The parameters that were replaced, in the order of their replacement.
+    """
+
+    def __init__(self, model: nn.Module, plan: PruningPlan, example_inputs: Any, width: torch.dtype) -> None:
+        self._model, self._plan, self._inputs, self._width = model, plan, example_inputs, width
+        self._shared = _shared_parameters(model)
+        self.removed: dict[str, list[int]] = {}
+        self.skipped: dict[str, str] = {}
+        self.replacements: list[Replacement] = []
+
+    def accepted(self) -> list[ChannelGroup]:
+        """Groups of layers that may be cut as far as can be told without trying.
+
+        Returns:
+            Them, in the order of the plan; the others are in ``skipped`` now.
+        """
+        graph = ChannelGraph(self._model, self._inputs)
+        groups: dict[str, ChannelGroup] = {}
+        for name, idxs in self._plan.pruned.items():
+            if name in groups or name in self._plan.skipped or not idxs:
+                continue
+            group = graph.group(name)
+            groups.update(dict.fromkeys(group.layers, group))
+            try:
+                group.check(idxs)
+                if any(self._plan.pruned.get(other) != idxs for other in group.layers):
+                    raise RefusedError(f"coupled: the plan must name the same filters for {', '.join(group.layers)}")
+                removal = graph.removal(name, idxs)
+                owners = {id(tensor) for tensor in removal.parameters}
+                for other in (*removal.outputs, *removal.inputs):
+                    owners |= {id(tensor) for tensor in self._model.get_submodule(other)._parameters.values()}
+                for owner in owners & set(self._shared):
+                    raise RefusedError(f"a weight is shared: {' is '.join(self._shared[owner])}")
+            except RefusedError as refusal:
+                self.skipped.update(dict.fromkeys((*group.layers, *group.followers), str(refusal)))
+        return [group for group in dict.fromkeys(groups.values()) if group.layers[0] not in self.skipped]
+
+    def remove(self, groups: Sequence[ChannelGroup]) -> None:
+        """Cut ``groups`` in one trial if that goes well, else each half by itself."""
+        if not groups:
+            return
+        try:
+            self._cut(groups)
+        except RefusedError as refusal:
+            if len(groups) == 1:
+                self.skipped.update(dict.fromkeys((*groups[0].layers, *groups[0].followers), str(refusal)))
+                return
+            middle = len(groups) // 2
+            self.remove(groups[:middle])
+            self.remove(groups[middle:])
+
+    def _cut(self, groups: Sequence[ChannelGroup]) -> None:
+        """Cut all of ``groups``, or refuse and leave no trace."""
+        graph = ChannelGraph(self._model, self._inputs)
+        wanted = {group.layers[0]: self._plan.pruned[group.layers[0]] for group in groups}
+        removals = [graph.removal(name, idxs) for name, idxs in wanted.items()]
+        trial = Trial(self._model, self._inputs, removals, self._width)
+        before = Snapshot(self._model)
+        replacements: list[Replacement] = []
+        try:
+            for name, idxs in tqdm(wanted.items(), desc="Removing filters", unit="layer", delay=2, leave=False):
+                replacements += graph.cut(name, idxs)
+            trial.check(replacements)
+        except RefusedError:
+            before.restore()
+            raise
+        except Exception as error:  # Torch-Pruning and the network may fail in any way; the answer is always to undo.
+            before.restore()
+            raise RefusedError(f"it cannot be cut: {type(error).__name__}: {error}") from error
+        self.replacements += replacements
+        for removal in removals:
+            for name, idxs in removal.outputs.items():
+                if _is_layer(self._model.get_submodule(name)):
+                    self.removed[name] = sorted({*self.removed.get(name, ()), *idxs})
+
+
+def _shared_parameters(model: nn.Module) -> dict[int, list[str]]:
+    """Parameters of several modules -> their names: cut in one module, they would come apart in silence."""
+    owners: dict[int, list[str]] = {}
+    for module_name, module in model.named_modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                owners.setdefault(id(parameter), []).append(f"{module_name}.{name}")
+    return {key: names for key, names in owners.items() if len(names) > 1}

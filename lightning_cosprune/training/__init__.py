@@ -1,0 +1,1 @@
+"""What keeps a training run right across a prune."""

@@ -1,0 +1,155 @@
+"""Pruning on many processes: one of them decides, all of them cut, and none goes on unless all agree."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import nn
+
+from lightning_cosprune.training.checkpoint import PrunableMixin, describe_structure
+
+__all__ = ["check_strategy", "decided_by_rank_zero", "same_on_all_ranks", "unwrapped"]
+
+T = TypeVar("T")
+
+
+def check_strategy(trainer: Trainer, pl_module: LightningModule) -> None:
+    """Refuse strategies under which the processes' networks could come apart or lose parameters.
+
+    Raises:
+        ValueError: The strategy shards the network, or is not known to survive a prune, or cannot give the smaller
+            weights back to the process that called ``fit``.
+    """
+    strategy: Any = trainer.strategy
+    name = type(strategy).__name__
+    if strategy.restore_checkpoint_after_setup or name in (
+        "FSDPStrategy",
+        "DeepSpeedStrategy",
+        "ModelParallelStrategy",
+    ):
+        raise ValueError(
+            f"`CosineFilterPruning` with {name}: expected a strategy that keeps the network whole on every process, "
+            "found one that shards it. Prune first, then shard: run the prune in a `fit` on one process, or with "
+            "`apply_plan`, and give the smaller network to the sharded `fit`."
+        )
+    if trainer.world_size == 1:
+        return
+    if name != "DDPStrategy":
+        raise ValueError(
+            f'`CosineFilterPruning` with {name} on {trainer.world_size} processes: expected `strategy="ddp"`, the only '
+            "one on many processes that is known to go on correctly after a prune. Use it, or prune on one process "
+            "with `apply_plan` before."
+        )
+    if strategy._ddp_comm_hook is not None or strategy._model_averaging_period is not None:
+        raise ValueError(
+            "`CosineFilterPruning` with `DDPStrategy(ddp_comm_hook=...)`: expected no communication hook, because what "
+            "hooks remember of each parameter does not fit the smaller ones. Leave it out, or prune on one process "
+            "with `apply_plan` before."
+        )
+    if strategy._layer_sync is not None or any(isinstance(layer, nn.SyncBatchNorm) for layer in pl_module.modules()):
+        raise ValueError(
+            "`CosineFilterPruning` with `SyncBatchNorm` on many processes: expected batch norms of each process's own, "
+            "because a prune with synchronised ones has not been tested. Leave out `sync_batchnorm=True`, or prune on "
+            "one process with `apply_plan` before."
+        )
+    if strategy._start_method != "popen" and not isinstance(pl_module, PrunableMixin):
+        raise ValueError(
+            f"`CosineFilterPruning` with processes started by {strategy._start_method!r}: expected a LightningModule "
+            f"with `PrunableMixin`, found {type(pl_module).__name__}. After training the smaller weights go back into "
+            "the dense module of the process that called `fit`. Write "
+            f'`class {type(pl_module).__name__}(PrunableMixin, LightningModule)`, or use `strategy="ddp"`.'
+        )
+
+
+def decided_by_rank_zero(trainer: Trainer, decide: Callable[[], T]) -> T:
+    """What ``decide`` returns on the first process, on all of them; the others do not call it.
+
+    Raises:
+        RuntimeError: On the others, where ``decide`` raised on the first; there its own error is raised.
+
+    Returns:
+        A pickled copy, except on the first process.
+    """
+    decided: T | None = None
+    failed: Exception | None = None
+    if trainer.global_rank == 0:
+        try:
+            decided = decide()
+        except Exception as error:  # told to the others, who would wait for ever, and raised below
+            failed = error
+    message, decided = trainer.strategy.broadcast((None if failed is None else str(failed), decided), 0)
+    if failed is not None:
+        raise failed
+    if message is not None:
+        raise RuntimeError(f"The first process failed, so this one stops as well: {message}")
+    return decided  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def same_on_all_ranks(trainer: Trainer, module: nn.Module) -> Iterator[None]:
+    """Change ``module`` on every process, then compare: all of them must have come out the same, or all stop.
+
+    Raises:
+        RuntimeError: The change failed on another process, or the structures differ afterwards.
+
+    Yields:
+        Nothing.
+    """
+    failed: Exception | None = None
+    try:
+        yield
+    except Exception as error:  # told to the others, who would wait for ever, and raised below
+        failed = error
+    if trainer.world_size > 1:
+        found = str(failed) if failed is not None else _fingerprint(module)
+        outcomes: list[Any] = [None] * trainer.world_size
+        torch.distributed.all_gather_object(outcomes, (failed is not None, found))
+        if failed is None:
+            for rank, (has_failed, text) in enumerate(outcomes):
+                if has_failed:
+                    raise RuntimeError(f"Process {rank} failed, so this one stops as well: {text}")
+            if len(set(outcomes)) > 1:
+                groups = [
+                    [rank for rank, other in enumerate(outcomes) if other == one] for one in sorted(set(outcomes))
+                ]
+                raise RuntimeError(
+                    f"The processes pruned differently: {' and '.join(map(str, groups))} do not have the same network. "
+                    "Training on would mix different filters. Please report this network as a bug of "
+                    "lightning_cosprune."
+                )
+    if failed is not None:
+        raise failed
+
+
+@contextlib.contextmanager
+def unwrapped(trainer: Trainer) -> Iterator[None]:
+    """Take the network out of its DistributedDataParallel wrapper, and wrap it anew afterwards.
+
+    The wrapper's reducer has buckets of the old shapes and hooks on every parameter; both go with it.
+
+    Yields:
+        Nothing.
+    """
+    strategy: Any = trainer.strategy
+    if not isinstance(strategy.model, nn.parallel.DistributedDataParallel):
+        yield
+        return
+    strategy.model = trainer.lightning_module
+    gc.collect()  # the reducer takes its hooks off when it is destroyed, and it is part of a reference cycle
+    yield
+    strategy.configure_ddp()
+
+
+def _fingerprint(module: nn.Module) -> str:
+    """Structure and parameters in a few characters; buffers such as batch-norm statistics differ between processes."""
+    digest = hashlib.sha256(json.dumps(describe_structure(module), sort_keys=True).encode())
+    for parameter in module.parameters():
+        digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

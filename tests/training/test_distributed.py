@@ -1,0 +1,180 @@
+"""Two processes on one machine; each test has a time limit, for what goes wrong between processes is often a hang."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from asserts import assert_same
+from fits import UsersModule
+from lightning.pytorch.strategies import DDPStrategy
+
+from lightning_cosprune import CosineFilterPruning, PrunableMixin
+
+PRUNED = {"pruning": {"pruning_ratio": 0.5, "at_epoch": [0, 1]}}
+
+
+def launch(folder: Path, **options: object) -> subprocess.CompletedProcess[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    tests = Path(__file__).parents[1]
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "LOCAL_RANK", "NODE_"))},
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    command = [sys.executable, str(tests / "ddp_run.py"), str(folder), json.dumps(options)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=150, env=environment)
+
+
+def ends(folder: Path, rank: int) -> dict:
+    return torch.load(folder / f"rank{rank}.pt", weights_only=True)
+
+
+def assert_processes_agree(folder: Path) -> None:
+    """Equal parameters and optimizers; batch-norm statistics are each process's own until the next forward pass."""
+    first, second = ends(folder, 0), ends(folder, 1)
+    statistics = ("running_mean", "running_var")
+    for name, tensor in first["weights"].items():
+        assert name.endswith(statistics) or torch.equal(second["weights"][name], tensor), name
+    assert_same(first["optimizer"], second["optimizer"])
+    assert first["reports"] == second["reports"]
+    assert first["wrapped"]
+    assert second["wrapped"]
+    assert len(first["weights"]["stem.weight"]) == 8
+
+
+@pytest.mark.parametrize(
+    "ddp",
+    [
+        {"static_graph": True, "gradient_as_bucket_view": True},
+        {"find_unused_parameters": True, "gradient_as_bucket_view": True},
+    ],
+    ids=str,
+)
+def test_processes_end_bit_identical(ddp, tmp_path):
+    run = launch(tmp_path, ddp=ddp, **PRUNED)
+    assert run.returncode == 0, run.stderr
+    assert_processes_agree(tmp_path)
+    assert len(ends(tmp_path, 0)["reports"]) == 2
+
+
+def test_two_processes_train_as_one_with_their_batches_together(tmp_path):
+    """Without batch norm, which sees the batch of its own process only."""
+    (tmp_path / "two").mkdir()
+    (tmp_path / "one").mkdir()
+    for folder, options in (("two", {"ddp": {}, "batch_size": 4}), ("one", {"devices": 1, "batch_size": 8})):
+        run = launch(tmp_path / folder, module="WithoutBatchNorm", **options, **PRUNED)
+        assert run.returncode == 0, run.stderr
+    assert_processes_agree(tmp_path / "two")
+    two, one = ends(tmp_path / "two", 0), ends(tmp_path / "one", 0)
+    assert two["reports"] == one["reports"]
+    for name, tensor in one["weights"].items():
+        torch.testing.assert_close(two["weights"][name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_a_run_on_two_processes_resumes(tmp_path):
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "rest").mkdir()
+    run = launch(tmp_path / "whole", ddp={}, **PRUNED)
+    assert run.returncode == 0, run.stderr
+    run = launch(tmp_path / "rest", ddp={}, ckpt_path=str(tmp_path / "whole" / "epoch=1.ckpt"), **PRUNED)
+    assert run.returncode == 0, run.stderr
+    for rank in (0, 1):
+        whole, rest = ends(tmp_path / "whole", rank), ends(tmp_path / "rest", rank)
+        assert_same(dict(rest["weights"]), dict(whole["weights"]))
+        assert_same(rest["optimizer"], whole["optimizer"])
+
+
+def test_one_process_decides_for_all(tmp_path):
+    """Both when to prune and what, though each process would choose otherwise; its averages follow."""
+    run = launch(tmp_path, ddp={}, callback="Whatever", pruning={"pruning_ratio": 0.5}, average=True)
+    assert run.returncode == 0, run.stderr
+    assert_processes_agree(tmp_path)
+    ((first,), (second,)) = (ends(tmp_path, rank)["averages"] for rank in (0, 1))
+    assert_same(first, second)
+    assert len(first["stem.weight"]) == 8
+
+
+def test_processes_that_cut_different_filters_stop(tmp_path):
+    run = launch(tmp_path, ddp={}, sabotage="disagree", pruning={"pruning_ratio": 0.25})
+    assert run.returncode != 0
+    assert "The processes pruned differently: [0] and [1] do not" in run.stderr.replace("[1] and [0]", "[0] and [1]")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sabotage": "fail_on_rank_1", "pruning": {"pruning_ratio": 0.5}}, "no memory on this one"),
+        ({"pruning": {"layers": ["nowhere"]}}, "`layers='nowhere'`: expected"),
+    ],
+)
+def test_a_failure_on_one_process_stops_all(options, message, tmp_path):
+    run = launch(tmp_path, ddp={}, **options)
+    assert run.returncode != 0
+    assert message in run.stderr
+    assert "so this one stops as well" in run.stderr
+
+
+def test_spawned_processes_give_the_smaller_network_back(tmp_path):
+    run = launch(tmp_path, ddp={"start_method": "spawn"}, module="Prunable", **PRUNED)
+    assert run.returncode == 0, run.stderr
+    after = torch.load(tmp_path / "after.pt", weights_only=True)
+    assert_same(dict(after), dict(ends(tmp_path, 0)["weights"]))
+
+
+# What is refused
+
+
+class Prunable(PrunableMixin, UsersModule):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("strategy", "module", "message"),
+    [
+        (
+            "ddp_spawn",
+            UsersModule,
+            r"started by 'spawn': expected a LightningModule with `PrunableMixin`, found UsersMo",
+        ),
+        ("sync_batchnorm", UsersModule, "with `SyncBatchNorm` on many processes: expected"),
+        (DDPStrategy(ddp_comm_hook=print), UsersModule, r"ddp_comm_hook=...\)`: expected no communication hook"),
+        ("ddp_spawn", Prunable, None),
+        ("ddp", UsersModule, None),
+    ],
+)
+def test_strategies(strategy, module, message):
+    options = {"strategy": "ddp", "sync_batchnorm": True} if strategy == "sync_batchnorm" else {"strategy": strategy}
+    trainer = pl.Trainer(accelerator="cpu", devices=2, **options, logger=False, enable_checkpointing=False)
+    if message is None:
+        CosineFilterPruning().setup(trainer, module(), "fit")
+        return
+    with pytest.raises(ValueError, match=message):
+        CosineFilterPruning().setup(trainer, module(), "fit")
+
+
+@pytest.mark.parametrize("name", ["FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy"])
+def test_strategies_that_shard_are_refused_by_name(name, monkeypatch):
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    shards = type(name, (type(trainer.strategy),), {})
+    monkeypatch.setattr(trainer.strategy, "__class__", shards)
+    with pytest.raises(ValueError, match=f"with {name}: expected a strategy that keeps .*Prune first, then shard"):
+        CosineFilterPruning().setup(trainer, UsersModule(), "fit")
+
+
+def test_an_unknown_strategy_on_many_processes_is_refused():
+    trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_checkpointing=False)
+    trainer.strategy.__class__ = type("HomeMadeStrategy", (DDPStrategy,), {})
+    with pytest.raises(ValueError, match='HomeMadeStrategy on 2 processes: expected `strategy="ddp"`'):
+        CosineFilterPruning().setup(trainer, UsersModule(), "fit")
