@@ -17,6 +17,7 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
 	rm -rf dist build/wheel-import
 	$(BIN)/python -m build --outdir dist
 	$(BIN)/python -m pip install --quiet --no-deps --target build/wheel-import dist/*.whl
