@@ -4,8 +4,8 @@ from .calibration.responses import response_vectors as response_vectors
 from .callback import CosineFilterPruning as CosineFilterPruning
 from .network.complexity import Complexity as Complexity
 from .network.complexity import measure_complexity as measure_complexity
+from .planning.choose import plan_pruning as plan_pruning
 from .planning.plan import PruningPlan as PruningPlan
-from .planning.plan import plan_pruning as plan_pruning
 from .ranking.filters import filter_vectors as filter_vectors
 from .ranking.redundancy import Redundancy as Redundancy
 from .ranking.redundancy import rank_filters as rank_filters
@@ -14,6 +14,6 @@ from .ranking.similarity import cosine_similarity as cosine_similarity
 from .ranking.similarity import nystrom_similarity as nystrom_similarity
 from .surgery.apply import apply_plan as apply_plan
 from .surgery.report import PruningReport as PruningReport
-from .training.checkpoint import AtomicCheckpointIO as AtomicCheckpointIO
+from .training.atomic import AtomicCheckpointIO as AtomicCheckpointIO
 from .training.checkpoint import PrunableMixin as PrunableMixin
 from .training.checkpoint import load_pruned as load_pruned

@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.seed import isolate_rng
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
-from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_cosprune.planning.plan import (
-    PruningPlan,
-    check_ratio,
-    check_round_to,
-    plan_pruning,
-    prunable_layers,
-    resolve_ratios,
-)
+from lightning_cosprune.network.layers import num_filters, prunable_layers
+from lightning_cosprune.network.structure import STRUCTURE, describe_structure
+from lightning_cosprune.planning.choose import plan_pruning
+from lightning_cosprune.planning.plan import PruningPlan
+from lightning_cosprune.planning.ratios import check_ratio, check_round_to, resolve_ratios
 from lightning_cosprune.ranking.redundancy import check_criterion
-from lightning_cosprune.surgery.apply import apply_plan, num_filters
+from lightning_cosprune.surgery.apply import apply_plan
 from lightning_cosprune.surgery.optim import check_bound
 from lightning_cosprune.surgery.report import PruningReport
 from lightning_cosprune.training.averages import find_averages, prune_averages
-from lightning_cosprune.training.checkpoint import STRUCTURE, describe_structure, forget_structure, keep_structure
+from lightning_cosprune.training.checkpoint import forget_structure, keep_structure
 from lightning_cosprune.training.distributed import check_strategy, decided_by_rank_zero, same_on_all_ranks, unwrapped
+from lightning_cosprune.training.example_input import first_input, look_at_a_batch
 from lightning_cosprune.training.monitors import forget_scores
 from lightning_cosprune.training.schedule import parse_schedule
 
@@ -274,9 +270,9 @@ class CosineFilterPruning(Callback):
         if inputs is None:
             inputs = getattr(target, "example_input_array", None)
         if inputs is None:
-            batch = _look_at_a_batch(trainer.train_dataloader)
+            batch = look_at_a_batch(trainer.train_dataloader)
             batch = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch), dataloader_idx=0)
-            inputs = _first_input(batch)
+            inputs = first_input(batch)
         return _to_device(trainer.precision_plugin.convert_input(inputs), pl_module.device)
 
     # What is remembered
@@ -310,42 +306,3 @@ class CosineFilterPruning(Callback):
 
 def _to_device(inputs: Any, device: torch.device) -> Any:
     return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, inputs)
-
-
-def _look_at_a_batch(loader: Any) -> Any:
-    """One training batch, without a step of the sampler or a draw from the random streams that training will use.
-
-    Returns:
-        The first sample alone, collated, where samples can be asked for by number; else the first batch.
-    """
-    with isolate_rng():
-        if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
-            return next(iter(loader))
-        if loader.batch_size is None and loader.batch_sampler is None:  # the data set makes whole batches itself
-            return loader.collate_fn(loader.dataset[0])
-        if hasattr(loader.dataset, "__getitems__"):
-            return loader.collate_fn(loader.dataset.__getitems__([0]))
-        return loader.collate_fn([loader.dataset[0]])
-
-
-def _first_input(batch: Any) -> Any:
-    """The input of the first sample of a training batch: the batch itself, or the first entry of a tuple or list.
-
-    Returns:
-        A batch of one.
-
-    Raises:
-        ValueError: The batch is a mapping or something else whose input cannot be told.
-    """
-    inputs = batch[0] if isinstance(batch, Sequence) and not isinstance(batch, str) and batch else batch
-    if isinstance(inputs, Tensor) and inputs.ndim:
-        return inputs[:1]
-    found = (
-        f"a mapping with the keys {', '.join(map(str, inputs))}"
-        if isinstance(inputs, Mapping)
-        else type(inputs).__name__
-    )
-    raise ValueError(
-        "`CosineFilterPruning(example_inputs=None)`: expected training batches that are a tensor or start with one, "
-        f"found {found}. Pass `example_inputs`, or set `example_input_array` in the LightningModule."
-    )

@@ -37,7 +37,9 @@ import torch
 from lightning_cosprune import Complexity, CosineFilterPruning, PruningPlan, apply_plan, measure_complexity
 from lightning_cosprune.data import ESC10, DCASEScenes, LogMel, SyntheticScenes
 from lightning_cosprune.models import DCASE2021Baseline, DCASE2022Baseline, SceneClassifier
-from lightning_cosprune.surgery.report import format_table, plot_filters, write_html
+from lightning_cosprune.reports.figures import plot_filters
+from lightning_cosprune.reports.page import write_html
+from lightning_cosprune.surgery.report import format_table
 
 CRITERIA = {"cosine": "cosine similarity", "l1": "L1 norm", "random": "random"}
 NETWORKS = {"dcase2021": DCASE2021Baseline, "dcase2022": DCASE2022Baseline}

@@ -29,13 +29,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from lightning_cosprune import (
-    cosine_similarity,
-    filter_vectors,
-    fold_batch_norms,
-    redundant_filters,
-    response_vectors,
-)
+from lightning_cosprune import cosine_similarity, filter_vectors, fold_batch_norms, redundant_filters, response_vectors
 from lightning_cosprune.data import DCASEScenes, LogMel
 from lightning_cosprune.models import DCASE2021Baseline, SceneClassifier
 from lightning_cosprune.surgery.report import format_table

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_cosprune.network.complexity import as_call, call, evaluating, float_tensors
-from lightning_cosprune.network.rollback import unchanged
+from lightning_cosprune.network.forward import as_call, call, evaluating, float_tensors, unchanged
 
 
 def outputs_of(model: nn.Module, inputs: Any) -> list[Tensor]:

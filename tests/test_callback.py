@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from lightning_cosprune import CosineFilterPruning
 from lightning_cosprune import callback as callback_file
-from lightning_cosprune.planning.plan import prunable_layers
+from lightning_cosprune.network.layers import prunable_layers
 
 
 class Recorder(pl.Callback):

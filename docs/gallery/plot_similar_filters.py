@@ -20,13 +20,7 @@ import lightning.pytorch as pl
 import matplotlib.pyplot as plt
 import torch
 
-from lightning_cosprune import (
-    cosine_similarity,
-    filter_vectors,
-    fold_batch_norms,
-    plan_pruning,
-    response_vectors,
-)
+from lightning_cosprune import cosine_similarity, filter_vectors, fold_batch_norms, plan_pruning, response_vectors
 from lightning_cosprune.data import LogMel, SyntheticScenes
 from lightning_cosprune.models import DCASE2021Baseline, SceneClassifier
 

@@ -15,9 +15,8 @@ from torch.autograd.graph import Node
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lightning_cosprune.network.complexity import call, evaluating
-from lightning_cosprune.planning.plan import prunable_layers
-from lightning_cosprune.ranking.filters import layer_weight
+from lightning_cosprune.network.forward import call, evaluating
+from lightning_cosprune.network.layers import layer_weight, prunable_layers
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from lightning_cosprune.network.complexity import call, evaluating
+from lightning_cosprune.network.forward import call, evaluating
 from lightning_cosprune.ranking.directions import in_full_precision, to_working_precision, unit_rows
 from lightning_cosprune.ranking.filters import DEAD
 

@@ -12,23 +12,30 @@ from typing import Any
 
 import torch
 import torch_pruning as tp
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_map
 
-from lightning_cosprune.network.complexity import call, evaluating, float_tensors, same_random_state
+from lightning_cosprune.network.forward import (
+    call,
+    evaluating,
+    float_tensors,
+    outside_inference_mode,
+    same_random_state,
+    unchanged,
+)
+from lightning_cosprune.network.layers import has_filters, is_depthwise, num_filters
 from lightning_cosprune.network.pruners import (
     ConvPruner,
     InstanceNormPruner,
     RecurrentPruner,
     RefusedError,
+    Replacement,
     as_one_node,
     careful_slicing,
 )
-from lightning_cosprune.network.rollback import unchanged
-from lightning_cosprune.surgery.optim import Replacement
 
-__all__ = ["ChannelGraph", "ChannelGroup", "Removal", "channel_groups", "is_depthwise", "num_filters"]
+__all__ = ["ChannelGraph", "ChannelGroup", "Removal", "channel_groups"]
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,7 @@ def channel_groups(model: nn.Module, example_inputs: Any) -> list[ChannelGroup]:
     graph = ChannelGraph(model, example_inputs)
     groups: dict[str, ChannelGroup] = {}
     for name, module in model.named_modules():
-        if _has_filters(module) and name not in groups:
+        if has_filters(module) and name not in groups:
             group = graph.group(name)
             groups.update(dict.fromkeys(group.layers, group))
     return list(dict.fromkeys(groups.values()))
@@ -151,7 +158,7 @@ class ChannelGraph:
             if makes and is_depthwise(module):
                 followers.add(module)
             refusals += _refusal(module, other)
-            if makes and _has_filters(module):
+            if makes and has_filters(module):
                 coupled.add(module)
                 if num_filters(module) != filters or not is_whole:
                     mixed = "an operation mixes its own filters" if module is layer else ""
@@ -211,23 +218,6 @@ class ChannelGraph:
         pruner = self._graph.get_pruner_of_module(layer)
         with _quiet():
             return self._graph.get_pruning_group(layer, pruner.prune_out_channels, list(idxs))
-
-
-def _has_filters(module: nn.Module) -> bool:
-    """Whether it has filters of its own, unlike a depthwise convolution, which belongs to the layer it reads."""
-    return isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)) and not is_depthwise(module)
-
-
-def is_depthwise(module: nn.Module) -> bool:
-    """Whether it is a convolution of each channel by itself, one filter a channel."""
-    return (
-        isinstance(module, nn.modules.conv._ConvNd) and module.groups == module.out_channels == module.in_channels > 1
-    )
-
-
-def num_filters(layer: nn.Module) -> int:
-    """How many filters a convolution or linear layer has."""
-    return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)  # type: ignore[arg-type]
 
 
 def _reads(dependency: tp.dependency.Dependency) -> bool:
@@ -297,7 +287,7 @@ def _trace(model: nn.Module, example_inputs: Any) -> tp.DependencyGraph:
                 layer.forward = functools.partial(as_one_node, layer.forward)
             graph.build_dependency(
                 model,
-                tree_map(_outside_inference_mode, arguments),
+                tree_map(outside_inference_mode, arguments),
                 forward_fn=lambda module, inputs: float_tensors(call(module, inputs)),
                 customized_pruners=pruners,
                 verbose=False,
@@ -320,8 +310,3 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="torch_pruning")
         yield
-
-
-def _outside_inference_mode(leaf: Any) -> Any:
-    """A tensor that autograd can work with."""
-    return leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,13 +12,53 @@ import torch_pruning as tp
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from lightning_cosprune.surgery.optim import Replacement, slices
-
-__all__ = ["ConvPruner", "InstanceNormPruner", "RecurrentPruner", "RefusedError", "as_one_node", "careful_slicing"]
+__all__ = [
+    "ConvPruner",
+    "InstanceNormPruner",
+    "RecurrentPruner",
+    "RefusedError",
+    "Replacement",
+    "as_one_node",
+    "careful_slicing",
+    "slices",
+]
 
 
 class RefusedError(Exception):
     """A cut that cannot be made, or cannot be shown to be right; its message is the reason for the user."""
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """A parameter that took the place of another: its slices ``kept`` along dimension ``dim``.
+
+    A table of two axes in ``kept`` has one row for each group of a grouped convolution.
+    """
+
+    old: nn.Parameter
+    new: nn.Parameter
+    kept: Tensor
+    dim: int
+
+
+def slices(tensor: Tensor, kept: Tensor, dim: int) -> Tensor:
+    """The slices ``kept`` of ``tensor`` along ``dim``, in the memory format that ``tensor`` has.
+
+    Where ``kept`` has two axes, dimension 0 falls into as many blocks, and each keeps the slices of its own row.
+
+    Returns:
+        A new tensor.
+    """
+    kept = kept.to(tensor.device)
+    if kept.ndim == 1:
+        sliced = tensor.index_select(dim, kept)
+    else:
+        blocks = zip(tensor.chunk(len(kept)), kept, strict=True)
+        sliced = torch.cat([block.index_select(dim, row) for block, row in blocks])
+    for ndim, memory_format in ((4, torch.channels_last), (5, torch.channels_last_3d)):
+        if tensor.ndim == ndim and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=memory_format):
+            return sliced.contiguous(memory_format=memory_format)
+    return sliced.contiguous()
 
 
 class ConvPruner(tp.pruner.function.ConvPruner):  # type: ignore[misc]

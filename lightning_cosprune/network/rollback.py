@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
 
-__all__ = ["Snapshot", "unchanged"]
+__all__ = ["Snapshot"]
 
 
 class Snapshot:
@@ -34,19 +32,3 @@ class Snapshot:
         for container, content in self._contents:
             container.clear()
             (container.extend if isinstance(container, list) else container.update)(content)
-
-
-@contextlib.contextmanager
-def unchanged(model: nn.Module) -> Iterator[None]:
-    """Undo what happens to ``model``'s modules within, such as states that a forward pass carries on.
-
-    Buffers are copies meanwhile, for code may write into them.
-    """
-    before = Snapshot(model)
-    for module in model.modules():
-        buffers = module._buffers
-        buffers.update({name: buffer.clone() for name, buffer in buffers.items() if buffer is not None})
-    try:
-        yield
-    finally:
-        before.restore()

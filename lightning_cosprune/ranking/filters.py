@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_cosprune.ranking.directions import (
     BLOCK,
@@ -23,50 +23,13 @@ from lightning_cosprune.ranking.directions import (
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-__all__ = ["Weight", "coupled_layers", "filter_rows", "filter_vectors", "layer_weight"]
+__all__ = ["Weight", "coupled_layers", "filter_rows", "filter_vectors"]
 
 Weight = Tensor | Sequence[Tensor]
 """Weight of a layer (filters, in_channels, *kernel), or those of layers that can only be pruned together."""
 
 DEAD = 2.0**-23
 """A filter is dead where its norm is at most this times the largest of its layer: float32 cannot tell what it adds."""
-
-
-def layer_weight(module: nn.Module) -> Tensor:
-    """Weight of a layer as (filters, in_channels, *kernel), where filter ``i`` is all that output channel ``i`` sees.
-
-    - ``Conv1d``, ``Conv2d``, ``Conv3d``: ``weight[i]``.
-    - The same with groups: ``weight[i]``. It sees its own group only, so channel 0 is the first of the group; in a
-      depthwise layer every filter has one input channel.
-    - ``ConvTranspose1d`` to ``3d``: ``weight[:, i]``, for filters lie on axis 1 there. With groups, the input channels
-      of the group that ``i`` is in.
-    - ``Linear``: ``weight[i]``, like the filter of a convolution whose kernel is one tap.
-
-    Args:
-        module: The layer.
-
-    Returns:
-        The weight, or a view or copy of it; not detached from the graph.
-
-    Raises:
-        TypeError: The layer has no filters in this sense.
-
-    Example:
-        >>> layer_weight(nn.ConvTranspose2d(4, 6, kernel_size=3, groups=2)).shape
-        torch.Size([6, 2, 3, 3])
-    """
-    if not isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
-        raise TypeError(
-            "`layer_weight(module)`: expected a convolution, a transposed convolution or a linear layer, found "
-            f"{type(module).__name__}. For a layer of your own pass its weight, as (filters, in_channels, *kernel), to "
-            "`redundant_filters` or `rank_filters`."
-        )
-    weight: Tensor = module.weight
-    if isinstance(module, nn.Linear) or not module.transposed:
-        return weight
-    groups = weight.unflatten(0, (module.groups, -1))  # (groups, in_channels / groups, filters / groups, *kernel)
-    filters: Tensor = groups.transpose(1, 2).flatten(0, 1)
-    return filters
 
 
 @in_full_precision

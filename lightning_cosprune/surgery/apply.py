@@ -6,23 +6,25 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 from tqdm.auto import tqdm
 
-from lightning_cosprune.network.channels import ChannelGraph, ChannelGroup, channel_groups, is_depthwise, num_filters
+from lightning_cosprune.network.channels import ChannelGraph, ChannelGroup
 from lightning_cosprune.network.complexity import measure_complexity
-from lightning_cosprune.network.pruners import RefusedError
+from lightning_cosprune.network.forward import outside_inference_mode
+from lightning_cosprune.network.layers import is_depthwise, is_layer, num_filters
+from lightning_cosprune.network.pruners import RefusedError, Replacement
 from lightning_cosprune.network.rollback import Snapshot
-from lightning_cosprune.surgery.optim import Replacement, check_optimizers, rebind_optimizers
+from lightning_cosprune.surgery.optim import check_optimizers, rebind_optimizers
 from lightning_cosprune.surgery.report import LayerReport, PruningReport
 from lightning_cosprune.surgery.trial import Trial
 
 if TYPE_CHECKING:
     from lightning_cosprune.planning.plan import PruningPlan
 
-__all__ = ["ChannelGroup", "apply_plan", "channel_groups", "num_filters"]
+__all__ = ["apply_plan"]
 
 _CHEAP = 10**9
 """Up to so many multiply-accumulates a network is tried in float64, which takes several times as long as float32."""
@@ -64,9 +66,9 @@ def apply_plan(
     modules = dict(model.named_modules())
     _check_plan(plan, modules)
     check_optimizers(optimizers)
-    example_inputs = tree_map(_outside_inference_mode, example_inputs)
+    example_inputs = tree_map(outside_inference_mode, example_inputs)
     before = measure_complexity(model, example_inputs)
-    filters = {name: num_filters(module) for name, module in modules.items() if _is_layer(module)}
+    filters = {name: num_filters(module) for name, module in modules.items() if is_layer(module)}
 
     surgery = _Surgery(model, plan, example_inputs, torch.float64 if before.macs <= _CHEAP else torch.float32)
     surgery.remove(surgery.accepted())
@@ -90,18 +92,10 @@ def apply_plan(
     return PruningReport(before, measure_complexity(model, example_inputs), layers, skipped)
 
 
-def _is_layer(module: nn.Module) -> bool:
-    return isinstance(module, (nn.modules.conv._ConvNd, nn.Linear))
-
-
-def _outside_inference_mode(leaf: Any) -> Any:
-    return leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf
-
-
 def _check_plan(plan: PruningPlan, modules: Mapping[str, nn.Module]) -> None:
     for name, filters in plan.filters.items():
         layer = modules.get(name)
-        if layer is None or not _is_layer(layer) or is_depthwise(layer):
+        if layer is None or not is_layer(layer) or is_depthwise(layer):
             found = "no such module" if layer is None else type(layer).__name__
             raise ValueError(
                 f"`apply_plan(plan=...)`: expected layer {name!r} to be a convolution or linear layer of the model, "
@@ -193,7 +187,7 @@ class _Surgery:
         self.replacements += replacements
         for removal in removals:
             for name, idxs in removal.outputs.items():
-                if _is_layer(self._model.get_submodule(name)):
+                if is_layer(self._model.get_submodule(name)):
                     self.removed[name] = sorted({*self.removed.get(name, ()), *idxs})
 
 

@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-__all__ = ["Replacement", "check_bound", "check_optimizers", "rebind_optimizers", "slices"]
+from lightning_cosprune.network.pruners import Replacement, slices
 
-
-@dataclass(frozen=True)
-class Replacement:
-    """A parameter that took the place of another: its slices ``kept`` along dimension ``dim``.
-
-    A table of two axes in ``kept`` has one row for each group of a grouped convolution.
-    """
-
-    old: nn.Parameter
-    new: nn.Parameter
-    kept: Tensor
-    dim: int
+__all__ = ["check_bound", "check_optimizers", "rebind_optimizers"]
 
 
 def check_optimizers(optimizers: Iterable[Optimizer]) -> None:
@@ -95,26 +83,6 @@ def check_bound(optimizers: Iterable[Optimizer], modules: Iterable[nn.Module]) -
         id(parameter) for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"]
     ]
     return sum(key in alive for key in held), len(held)
-
-
-def slices(tensor: Tensor, kept: Tensor, dim: int) -> Tensor:
-    """The slices ``kept`` of ``tensor`` along ``dim``, in the memory format that ``tensor`` has.
-
-    Where ``kept`` has two axes, dimension 0 falls into as many blocks, and each keeps the slices of its own row.
-
-    Returns:
-        A new tensor.
-    """
-    kept = kept.to(tensor.device)
-    if kept.ndim == 1:
-        sliced = tensor.index_select(dim, kept)
-    else:
-        blocks = zip(tensor.chunk(len(kept)), kept, strict=True)
-        sliced = torch.cat([block.index_select(dim, row) for block, row in blocks])
-    for ndim, memory_format in ((4, torch.channels_last), (5, torch.channels_last_3d)):
-        if tensor.ndim == ndim and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=memory_format):
-            return sliced.contiguous(memory_format=memory_format)
-    return sliced.contiguous()
 
 
 def _is_whole(value: object, parameter: Tensor) -> bool:

@@ -19,10 +19,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from lightning_cosprune.network.channels import Removal
-from lightning_cosprune.network.complexity import as_call, eager, evaluating, float_tensors, same_random_state
-from lightning_cosprune.network.pruners import RefusedError
-from lightning_cosprune.network.rollback import unchanged
-from lightning_cosprune.surgery.optim import Replacement, slices
+from lightning_cosprune.network.forward import as_call, eager, evaluating, float_tensors, same_random_state, unchanged
+from lightning_cosprune.network.pruners import RefusedError, Replacement, slices
 
 __all__ = ["Trial"]
 

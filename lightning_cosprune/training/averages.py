@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils._pytree import tree_map
 
-from lightning_cosprune.network.complexity import as_call, eager, evaluating, same_random_state
-from lightning_cosprune.network.rollback import unchanged
+from lightning_cosprune.network.forward import as_call, eager, evaluating, same_random_state, unchanged
 from lightning_cosprune.planning.plan import PruningPlan
 from lightning_cosprune.surgery.apply import apply_plan
 from lightning_cosprune.surgery.report import PruningReport

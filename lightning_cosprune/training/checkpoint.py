@@ -6,78 +6,24 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
 
 from lightning_cosprune.network.rollback import Snapshot
+from lightning_cosprune.network.structure import STRUCTURE, describe_structure, restore_structure
 from lightning_cosprune.training.averages import averaged_modules
 
 __all__ = [
-    "STRUCTURE",
-    "AtomicCheckpointIO",
     "PrunableMixin",
-    "describe_structure",
     "forget_structure",
     "keep_structure",
     "load_pruned",
-    "restore_structure",
 ]
 
 Module = TypeVar("Module", bound=nn.Module)
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lets a Trainer write each checkpoint beside its place, to the disk, and only then give it its name.
-
-    Lightning's own way goes through the system's folder for temporary files. Where that is on another file system, as
-    on many clusters and in containers, the last step is a copy over the old checkpoint, and a run that is killed
-    meanwhile leaves half a file and no old one.
-
-    Example:
-        >>> from lightning.pytorch import Trainer
-        >>> trainer = Trainer(accelerator="cpu", plugins=[AtomicCheckpointIO()], logger=False)
-    """
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
-    ) -> None:
-        """Write ``checkpoint`` to a local ``path``; any other is left to Lightning."""
-        if storage_options is not None or "://" in str(path):
-            super().save_checkpoint(checkpoint, str(path), storage_options)
-            return
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f"{target.name}.part")
-        with partial.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
-
-
-STRUCTURE = "lightning_cosprune"
-"""Key of the structure in a Lightning checkpoint."""
-
-_VERSION = 1
-
-# What layers say of their own size; a shape alone does not always tell it.
-_SIZES: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
-    (_ConvNd, ("in_channels", "out_channels", "groups")),
-    (nn.Linear, ("in_features", "out_features")),
-    (_NormBase, ("num_features",)),
-    (nn.GroupNorm, ("num_groups", "num_channels")),
-    (nn.LayerNorm, ("normalized_shape",)),
-    (nn.PReLU, ("num_parameters",)),
-    (nn.RNNBase, ("input_size", "hidden_size", "proj_size")),
-    (nn.Embedding, ("num_embeddings", "embedding_dim")),
-)
 
 
 def load_pruned(
@@ -208,182 +154,6 @@ def _restore(module: LightningModule, checkpoint: dict[str, Any]) -> None:
     # Callbacks load the averaged weights they hold a little later, each in its turn.
     for network in (module, *averaged_modules(getattr(module, "_trainer", None))):
         restore_structure(network, checkpoint["state_dict"], checkpoint.get(STRUCTURE))
-
-
-def describe_structure(module: nn.Module) -> dict[str, Any]:
-    """The sizes of a network's layers and the shapes of its tensors.
-
-    Returns:
-        Plain dicts, lists, strings and ints, which load with ``weights_only=True``: ``version``, and for every module
-        with tensors or sizes of its own ``sizes`` (attribute -> number or numbers) and ``shapes`` (tensor -> shape).
-    """
-    modules = {}
-    for name, layer in module.named_modules():
-        sizes = {key: _plain(getattr(layer, key)) for key in _size_names(layer)}
-        shapes = {key: list(tensor.shape) for key, tensor in _tensors(layer).items()}
-        if sizes or shapes:
-            modules[name] = {"sizes": sizes, "shapes": shapes}
-    return {"version": _VERSION, "modules": modules}
-
-
-def restore_structure(module: nn.Module, state_dict: Mapping[str, Any], structure: Any = None) -> None:
-    """Change ``module`` in place: its layers take on the sizes that a checkpoint's weights have, smaller or larger.
-
-    Tensors whose shape changes hold no values afterwards; loading ``state_dict`` is the next step. All others stay as
-    they are. Where anything does not fit, nothing is changed.
-
-    Args:
-        module: The network.
-        state_dict: The weights that are loaded next.
-        structure: What :func:`describe_structure` wrote; where ``None``, it is told from the shapes of the weights.
-
-    Raises:
-        ValueError: The structure is damaged, of an unknown version, or of another network than ``module`` or
-            ``state_dict``; the layer is named.
-    """
-    layers = dict(module.named_modules())
-    recorded = _deduce(layers, state_dict) if structure is None else _check(structure, layers, module)
-    changes: list[tuple[nn.Module, dict[str, Any], dict[str, list[int]]]] = []
-    for name, entry in recorded.items():
-        layer = layers[name]
-        tensors = _tensors(layer)
-        shapes = {key: shape for key, shape in entry["shapes"].items() if list(tensors[key].shape) != shape}
-        for key, shape in entry["shapes"].items():
-            full = f"{name}.{key}" if name else key
-            held = state_dict.get(full)
-            if (held is None and key in shapes) or (held is not None and list(held.shape) != shape):
-                raise ValueError(
-                    f"The checkpoint's structure says that {full} has shape {tuple(shape)}, but its weights "
-                    f"{'lack it' if held is None else f'have shape {tuple(held.shape)}'}. The checkpoint is damaged, "
-                    "or was put together from two networks. Save it again from the network itself."
-                )
-        changes.append((layer, entry["sizes"], shapes))
-    renewed: dict[int, nn.Parameter] = {}  # a parameter that two modules share stays shared
-    for layer, sizes, shapes in changes:
-        for key, size in sizes.items():
-            if _plain(getattr(layer, key)) != size:
-                setattr(layer, key, tuple(size) if isinstance(size, list) else size)
-        for key, shape in shapes.items():
-            _resize(layer, key, shape, renewed)
-
-
-def _resize(layer: nn.Module, key: str, shape: list[int], renewed: dict[int, nn.Parameter]) -> None:
-    old = _tensors(layer)[key]
-    new = torch.empty(shape, dtype=old.dtype, device=old.device)
-    if old.ndim == 4 and not old.is_contiguous() and old.is_contiguous(memory_format=torch.channels_last):
-        new = new.to(memory_format=torch.channels_last)
-    if isinstance(old, nn.Parameter):
-        parameter = renewed.get(id(old))
-        if parameter is None:
-            parameter = renewed[id(old)] = nn.Parameter(new, requires_grad=old.requires_grad)
-            parameter.__dict__.update(old.__dict__)
-        new = parameter
-    setattr(layer, key, new)  # recurrent layers refresh their list of weights here
-
-
-def _check(structure: Any, layers: Mapping[str, nn.Module], module: nn.Module) -> dict[str, dict[str, Any]]:
-    """The modules of a stored structure that are worth trusting."""
-
-    def refuse(found: str) -> ValueError:
-        return ValueError(
-            f"The checkpoint's structure does not fit {type(module).__name__}: {found}. Build the network as it was "
-            "built for training, or load the checkpoint that belongs to it."
-        )
-
-    if not isinstance(structure, Mapping) or not isinstance(structure.get("modules"), Mapping):
-        raise ValueError(
-            f"The checkpoint's entry {STRUCTURE!r}: expected a mapping with `version` and `modules`, found "
-            f"{structure!r:.80}. It is damaged; save the checkpoint again."
-        )
-    if structure.get("version") != _VERSION:
-        raise ValueError(
-            f"The checkpoint's entry {STRUCTURE!r}: expected version {_VERSION}, found {structure.get('version')!r}. "
-            "Load it with the release of lightning_cosprune that wrote it."
-        )
-    for name, entry in structure["modules"].items():
-        layer = layers.get(name)
-        if layer is None:
-            raise refuse(f"it has a layer {name!r}, which the network has not")
-        parts = [entry.get(part) for part in ("sizes", "shapes")] if isinstance(entry, Mapping) else []
-        if len(parts) != 2 or not all(isinstance(part, Mapping) for part in parts):
-            raise refuse(f"expected `sizes` and `shapes` of layer {name!r}, found {entry!r:.80}")
-        if set(entry["sizes"]) != set(_size_names(layer)):
-            raise refuse(
-                f"layer {name!r} has the sizes {', '.join(entry['sizes']) or '(none)'}, in the network it is a "
-                f"{type(layer).__name__}"
-            )
-        missing = set(entry["shapes"]) - set(_tensors(layer))
-        if missing:
-            raise refuse(f"layer {name!r} has a tensor {min(missing)!r}, in the network it has none of that name")
-        for key, size in (*entry["sizes"].items(), *entry["shapes"].items()):
-            numbers = size if isinstance(size, list) else [size]
-            if not all(type(number) is int and number >= 0 for number in numbers):
-                raise refuse(f"expected whole numbers for {key!r} of layer {name!r}, found {size!r:.80}")
-            if key in entry["shapes"] and len(numbers) != _tensors(layer)[key].ndim:
-                raise refuse(f"expected {_tensors(layer)[key].ndim} axes for {key!r} of layer {name!r}, found {size!r}")
-        # Some norms have a size and no tensor that would show it.
-        told = _sizes_of(layer, entry["shapes"]) if entry["shapes"] else entry["sizes"]
-        if entry["sizes"] != told:
-            raise refuse(f"layer {name!r} has the sizes {entry['sizes']}, the shapes of its tensors say {told}")
-    modules: dict[str, dict[str, Any]] = dict(structure["modules"])
-    return modules
-
-
-def _deduce(layers: Mapping[str, nn.Module], state_dict: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The structure that the shapes of the weights tell, for those layers whose shapes are not what they are now."""
-    recorded = {}
-    for name, layer in layers.items():
-        own = {key: state_dict.get(f"{name}.{key}" if name else key) for key in _tensors(layer)}
-        shapes = {key: list(tensor.shape) for key, tensor in own.items() if isinstance(tensor, Tensor)}
-        now = {key: list(tensor.shape) for key, tensor in _tensors(layer).items()}
-        # Another number of axes is no pruned layer: PyTorch's own message says what is wrong.
-        changed = [key for key, shape in shapes.items() if shape != now[key] and len(shape) == len(now[key])]
-        if changed:
-            recorded[name] = {
-                "sizes": _sizes_of(layer, shapes),
-                "shapes": {key: shapes[key] for key in changed},
-            }
-    return recorded
-
-
-def _sizes_of(layer: nn.Module, shapes: Mapping[str, list[int]]) -> dict[str, Any]:
-    """The sizes of a layer whose tensors have these shapes."""
-    sizes = {key: _plain(getattr(layer, key)) for key in _size_names(layer)}
-    weight = shapes.get("weight")
-    if isinstance(layer, _ConvNd) and weight:
-        first, second = weight[:2]
-        if layer.groups == layer.in_channels == layer.out_channels > 1:  # depthwise; others keep their groups
-            return {"in_channels": first, "out_channels": first, "groups": first}
-        inputs, outputs = (first, second) if layer.transposed else (second, first)
-        scaled = {"in_channels": inputs, "out_channels": outputs}
-        grouped = "out_channels" if layer.transposed else "in_channels"
-        return {**scaled, grouped: scaled[grouped] * layer.groups, "groups": layer.groups}
-    if isinstance(layer, nn.Linear) and weight:
-        return {"in_features": weight[1], "out_features": weight[0]}
-    if isinstance(layer, nn.RNNBase):
-        return {**sizes, "input_size": shapes["weight_ih_l0"][1]}
-    if isinstance(layer, nn.LayerNorm) and weight:
-        return {"normalized_shape": weight}
-    if isinstance(layer, nn.Embedding) and weight:
-        return {"num_embeddings": weight[0], "embedding_dim": weight[1]}
-    counted = {_NormBase: "num_features", nn.GroupNorm: "num_channels", nn.PReLU: "num_parameters"}
-    for kind, key in counted.items():
-        if isinstance(layer, kind):
-            return {**sizes, key: (weight or shapes["running_mean"])[0]}
-    return sizes
-
-
-def _size_names(layer: nn.Module) -> tuple[str, ...]:
-    return next((names for kind, names in _SIZES if isinstance(layer, kind)), ())
-
-
-def _tensors(layer: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers of the layer itself, by name."""
-    return {key: tensor for key, tensor in (*layer._parameters.items(), *layer._buffers.items()) if tensor is not None}
-
-
-def _plain(size: Any) -> int | list[int]:
-    return list(size) if isinstance(size, (tuple, list)) else int(size)
 
 
 def _read(checkpoint: Any) -> Mapping[str, Any]:

@@ -13,7 +13,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
-from lightning_cosprune.training.checkpoint import PrunableMixin, describe_structure
+from lightning_cosprune.network.structure import describe_structure
+from lightning_cosprune.training.checkpoint import PrunableMixin
 
 __all__ = ["check_strategy", "decided_by_rank_zero", "same_on_all_ranks", "unwrapped"]
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from zoo import CASES
 
 from lightning_cosprune import filter_vectors, fold_batch_norms
-from lightning_cosprune.network.complexity import call
+from lightning_cosprune.network.forward import call
 
 
 def trained(norm):

@@ -4,46 +4,10 @@ import reference
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
 from weights import CASES, checkpoint_layers, laws, normal
 
 from lightning_cosprune.ranking import filters
-from lightning_cosprune.ranking.filters import filter_rows, filter_vectors, layer_weight
-
-LAYERS = {
-    "linear": (nn.Linear(5, 6), (5,)),
-    "1-D": (nn.Conv1d(4, 6, 3), (4, 9)),
-    "2-D": (nn.Conv2d(4, 6, (3, 2)), (4, 9, 9)),
-    "3-D": (nn.Conv3d(4, 6, 2), (4, 5, 5, 5)),
-    "grouped": (nn.Conv2d(4, 6, 3, groups=2), (4, 9, 9)),
-    "depthwise": (nn.Conv2d(4, 8, 3, groups=4), (4, 9, 9)),
-    "transposed 1-D": (nn.ConvTranspose1d(4, 6, 3, stride=2), (4, 9)),
-    "transposed 2-D": (nn.ConvTranspose2d(4, 6, (3, 2)), (4, 5, 5)),
-    "transposed 3-D": (nn.ConvTranspose3d(4, 6, 2), (4, 3, 3, 3)),
-    "transposed, grouped": (nn.ConvTranspose2d(4, 6, 3, groups=2), (4, 5, 5)),
-    "transposed, depthwise": (nn.ConvTranspose2d(4, 4, 3, groups=4), (4, 5, 5)),
-}
-
-
-@pytest.mark.parametrize("name", LAYERS)
-def test_filter_i_is_all_that_output_channel_i_depends_on(name):
-    layer, shape = LAYERS[name]
-    output = layer(torch.rand(2, *shape) + 0.1)
-    kernel = getattr(layer, "kernel_size", ())
-    channels = shape[0] // getattr(layer, "groups", 1)
-    assert layer_weight(layer).shape == (output.shape[1], channels, *kernel)
-    for channel in range(output.shape[1]):
-        (gradient,) = torch.autograd.grad(output[:, channel].sum(), layer.weight, retain_graph=True)
-        gradient_layer = type(layer).__new__(type(layer))
-        gradient_layer.__dict__.update(layer.__dict__, _parameters={"weight": nn.Parameter(gradient)})
-        reached = layer_weight(gradient_layer).flatten(1) != 0
-        assert reached[channel].all()
-        assert reached.sum() == reached.shape[1]
-
-
-def test_other_modules_have_no_filters():
-    with pytest.raises(TypeError, match=r"expected a convolution.*found LSTM"):
-        layer_weight(nn.LSTM(2, 3))
+from lightning_cosprune.ranking.filters import filter_rows, filter_vectors
 
 
 @pytest.mark.parametrize("kind", ["prototype", "flat"])

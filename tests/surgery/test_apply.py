@@ -15,10 +15,9 @@ from zoo import CASES, SPECTROGRAM, Case, Net, Residual, conv, conv_bn
 from zoo.case import FOLLOWS, FROZEN, NOT_ASKED, UNREACHED, pooled
 
 from lightning_cosprune import PruningPlan, apply_plan, plan_pruning
-from lightning_cosprune.network.channels import is_depthwise
-from lightning_cosprune.network.complexity import call, float_tensors
-from lightning_cosprune.planning.plan import prunable_layers
-from lightning_cosprune.surgery.apply import channel_groups, num_filters
+from lightning_cosprune.network.channels import channel_groups
+from lightning_cosprune.network.forward import call, float_tensors
+from lightning_cosprune.network.layers import is_depthwise, num_filters, prunable_layers
 
 
 def trained(case: Case) -> nn.Module:

@@ -22,7 +22,7 @@ from lightning_cosprune import (
     load_pruned,
     plan_pruning,
 )
-from lightning_cosprune.training.checkpoint import STRUCTURE, describe_structure, restore_structure
+from lightning_cosprune.network.structure import STRUCTURE, describe_structure, restore_structure
 
 # Lightning says so wherever a test resumes in another folder or with other callbacks than it saved with.
 pytestmark = [

@@ -1,0 +1,127 @@
+"""Running a network without a trace: whatever its inputs are, whatever it keeps between calls."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from lightning_cosprune.network.rollback import Snapshot
+
+__all__ = [
+    "as_call",
+    "call",
+    "eager",
+    "evaluating",
+    "float_tensors",
+    "outside_inference_mode",
+    "same_random_state",
+    "unchanged",
+]
+
+
+def call(model: nn.Module, example_inputs: Any) -> Any:
+    """Run ``model`` on a tensor, on a tuple or list of positional arguments, or on a mapping of keyword arguments.
+
+    Returns:
+        What the model returns.
+    """
+    args, kwargs = as_call(example_inputs)
+    with eager():
+        return model(*args, **kwargs)
+
+
+def eager() -> contextlib.AbstractContextManager[Any]:
+    """Run compiled modules as they were written: compiled code keeps no record of which layer reads which.
+
+    Returns:
+        A context.
+    """
+    set_stance = getattr(torch.compiler, "set_stance", None)  # from PyTorch 2.6 on
+    return set_stance("force_eager") if set_stance else contextlib.nullcontext()
+
+
+def as_call(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments that ``example_inputs`` stands for.
+
+    Returns:
+        Both, one of them empty.
+    """
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, Sequence):
+        return tuple(example_inputs), {}
+    return (example_inputs,), {}
+
+
+def float_tensors(outputs: Any) -> list[Tensor]:
+    """The floating-point tensors of a network's output, which may be nested and may be a dataclass.
+
+    Raises:
+        ValueError: There is none.
+
+    Returns:
+        The tensors, in a fixed order.
+    """
+    tensors: list[Tensor] = []
+    stack = [outputs]
+    while stack:
+        leaf = stack.pop()
+        fields = getattr(leaf, "__dataclass_fields__", None)
+        if fields is not None and not isinstance(leaf, type):
+            stack += [getattr(leaf, name) for name in fields]
+        elif isinstance(leaf, Tensor):
+            tensors += [leaf] if leaf.is_floating_point() else []
+        elif isinstance(leaf, Mapping):
+            stack += leaf.values()
+        else:
+            leaves = tree_leaves(leaf)
+            stack += [] if len(leaves) == 1 and leaves[0] is leaf else leaves
+    if not tensors:
+        raise ValueError(f"expected `forward` to return a floating-point tensor, found {type(outputs).__name__}")
+    return tensors[::-1]
+
+
+@contextlib.contextmanager
+def same_random_state(seed: int = 0) -> Iterator[None]:
+    """Leave the random streams of training where they are, and draw the same numbers each time."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put ``model`` in evaluation mode and give each module its own mode back afterwards."""
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+
+
+@contextlib.contextmanager
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """Undo what happens to ``model``'s modules within, such as states that a forward pass carries on.
+
+    Buffers are copies meanwhile, for code may write into them.
+    """
+    before = Snapshot(model)
+    for module in model.modules():
+        buffers = module._buffers
+        buffers.update({name: buffer.clone() for name, buffer in buffers.items() if buffer is not None})
+    try:
+        yield
+    finally:
+        before.restore()
+
+
+def outside_inference_mode(leaf: Any) -> Any:
+    """The leaf, or where it is a tensor made in inference mode a copy that autograd can work with."""
+    return leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf

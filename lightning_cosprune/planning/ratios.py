@@ -1,0 +1,118 @@
+"""What a user's ratios and patterns mean: which layers, and which part of each."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from torch import nn
+
+__all__ = ["PruningRatio", "check_ratio", "check_round_to", "match_layers", "resolve_ratios"]
+
+PruningRatio = float | Literal["redundant"] | Mapping[str, float]
+
+
+def check_ratio(pruning_ratio: PruningRatio, caller: str) -> None:
+    """Refuse a pruning ratio that is no fraction, no mapping to fractions and not ``"redundant"``.
+
+    Raises:
+        ValueError: With the value that was found and what to write instead.
+    """
+    if isinstance(pruning_ratio, str):
+        if pruning_ratio != "redundant":
+            raise ValueError(
+                f"`{caller}(pruning_ratio={pruning_ratio!r})`: expected 'redundant', a fraction in [0, 1), or a "
+                "mapping from layer pattern to fraction."
+            )
+        return
+    if isinstance(pruning_ratio, Mapping):
+        if not pruning_ratio:
+            raise ValueError(
+                f"`{caller}(pruning_ratio={{}})`: expected at least one layer pattern, found an empty mapping."
+            )
+        given = {f"{{{pattern!r}: {ratio!r}}}": ratio for pattern, ratio in pruning_ratio.items()}
+    else:
+        given = {repr(pruning_ratio): pruning_ratio}
+    for shown, ratio in given.items():
+        number = isinstance(ratio, (int, float)) and not isinstance(ratio, bool)
+        if not number or not 0 <= ratio < 1:
+            raise ValueError(
+                f"`{caller}(pruning_ratio={shown})`: expected a fraction in [0, 1), the part of a layer's filters that "
+                "is removed. To remove 20 % of each layer's filters write 0.2."
+            )
+
+
+def check_round_to(round_to: int, caller: str) -> None:
+    """Refuse a multiple of filters that is no positive whole number.
+
+    Raises:
+        ValueError: With the value that was found and what to write instead.
+    """
+    if not isinstance(round_to, int) or round_to < 1:
+        raise ValueError(
+            f"`{caller}(round_to={round_to!r})`: expected a whole number, 1 or more. Write 8 to keep multiples of "
+            "eight filters."
+        )
+
+
+def resolve_ratios(
+    modules: Mapping[str, nn.Module], pruning_ratio: PruningRatio, layers: Sequence[str] | None
+) -> dict[str, float | Literal["redundant"]]:
+    """Layer name -> the ratio that ``pruning_ratio`` and ``layers`` give it; a layer that is not meant has none.
+
+    Raises:
+        ValueError: A pattern matches no layer.
+
+    Returns:
+        The ratios, in the order of the model.
+    """
+    convolutions = {name for name, module in modules.items() if isinstance(module, nn.modules.conv._ConvNd)}
+
+    def reach(parameter: str, patterns: Sequence[str]) -> set[str]:
+        # A pattern reaches convolutions; a linear layer must be named in full.
+        found = match_layers(parameter, patterns, modules)
+        return {name for name in found if name in convolutions or {name, _as_written(name)} & set(patterns)}
+
+    chosen = convolutions if layers is None else reach("layers", [layers] if isinstance(layers, str) else layers)
+    if not isinstance(pruning_ratio, Mapping):
+        return {name: pruning_ratio for name in modules if name in chosen}
+    ratios: dict[str, float | Literal["redundant"]] = {}
+    for pattern, ratio in pruning_ratio.items():
+        for name in reach("pruning_ratio", [pattern]):
+            ratios.setdefault(name, ratio)
+    return {name: ratios[name] for name in modules if name in ratios and (layers is None or name in chosen)}
+
+
+def match_layers(parameter: str, patterns: Sequence[str | nn.Module], modules: Mapping[str, nn.Module]) -> set[str]:
+    """Names of the layers that any of ``patterns`` names or holds."""
+    if isinstance(patterns, (str, nn.Module)):
+        patterns = [patterns]
+    matched: set[str] = set()
+    for pattern in patterns:
+        if isinstance(pattern, nn.Module):  # as in Torch-Pruning, whose `ignored_layers` holds modules
+            found = {name for name, module in modules.items() if any(module is part for part in pattern.modules())}
+        else:
+            # A container's name stands for all layers within it.
+            found = {
+                name
+                for name in modules
+                for written in (name, _as_written(name))
+                if fnmatchcase(written, pattern) or written.startswith(f"{pattern}.")
+            }
+        if not found:
+            shown = pattern if isinstance(pattern, str) else f"{type(pattern).__name__}(...)"
+            close = difflib.get_close_matches(str(shown), modules, n=1, cutoff=0.4)
+            raise ValueError(
+                f"`{parameter}={shown!r}`: expected the name, or an fnmatch pattern of the names, of a convolution or "
+                f"linear layer of the model, found none. {f'Did you mean {close[0]!r}? ' if close else ''}Its layers "
+                f"are: {', '.join(modules)}."
+            )
+        matched |= found
+    return matched
+
+
+def _as_written(name: str) -> str:
+    """The name that a layer has in the user's code, where ``torch.compile`` put a wrapper around a part of it."""
+    return name.replace("_orig_mod.", "")
