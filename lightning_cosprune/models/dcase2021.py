@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from lightning_cosprune.models.dcase_baseline import DCASEBaseline
 
-class DCASE2021Baseline(nn.Module):
+
+class DCASE2021Baseline(DCASEBaseline):
     """Three 7x7 convolutions and two linear layers: the network whose filters the papers prune.
 
     Convolution 16, convolution 16, pool 5x5, convolution 32, pool 4 x frames/5, linear 100, linear ``num_classes``,
@@ -35,25 +37,8 @@ class DCASE2021Baseline(nn.Module):
     """
 
     def __init__(self, num_classes: int = 10, num_bands: int = 40, num_frames: int = 500, dropout: float = 0.3) -> None:
-        super().__init__()
-        if num_bands < 20 or num_frames < 5:
-            raise ValueError(
-                f"`DCASE2021Baseline(num_bands={num_bands}, num_frames={num_frames})`: expected at least 20 bands and "
-                "5 frames, since the two poolings divide the bands by 20 and the frames by 5. Use longer clips or more "
-                "bands."
-            )
-        self.conv1 = nn.Conv2d(1, 16, 7, padding="same")
-        self.bn1 = nn.BatchNorm2d(16)
-        self.conv2 = nn.Conv2d(16, 16, 7, padding="same")
-        self.bn2 = nn.BatchNorm2d(16)
-        self.pool2 = nn.MaxPool2d(5)
-        self.conv3 = nn.Conv2d(16, 32, 7, padding="same")
-        self.bn3 = nn.BatchNorm2d(32)
-        self.pool3 = nn.MaxPool2d((4, num_frames // 5))
+        super().__init__(num_classes, num_bands, num_frames, dropout, kernel_size=7, pooling=nn.MaxPool2d)
         self.relu = nn.ReLU()
-        self.dropout = nn.Dropout(dropout)
-        self.fc1 = nn.Linear(32 * (num_bands // 20), 100)
-        self.fc2 = nn.Linear(100, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores before softmax.

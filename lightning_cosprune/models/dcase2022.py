@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from lightning_cosprune.models.dcase_baseline import DCASEBaseline
 
-class DCASE2022Baseline(nn.Module):
+
+class DCASE2022Baseline(DCASEBaseline):
     """Three 3x3 convolutions with tanh and average pooling, for one second of audio on a small device.
 
     Convolution 16 and tanh, convolution 16, pool 5x5, convolution 32 and tanh, pool 4 x frames/5, linear 100 and tanh,
@@ -30,24 +32,7 @@ class DCASE2022Baseline(nn.Module):
     """
 
     def __init__(self, num_classes: int = 10, num_bands: int = 40, num_frames: int = 51, dropout: float = 0.3) -> None:
-        super().__init__()
-        if num_bands < 20 or num_frames < 5:
-            raise ValueError(
-                f"`DCASE2022Baseline(num_bands={num_bands}, num_frames={num_frames})`: expected at least 20 bands and "
-                "5 frames, since the two poolings divide the bands by 20 and the frames by 5. Use longer clips or more "
-                "bands."
-            )
-        self.conv1 = nn.Conv2d(1, 16, 3, padding="same")
-        self.bn1 = nn.BatchNorm2d(16)
-        self.conv2 = nn.Conv2d(16, 16, 3, padding="same")
-        self.bn2 = nn.BatchNorm2d(16)
-        self.pool2 = nn.AvgPool2d(5)
-        self.conv3 = nn.Conv2d(16, 32, 3, padding="same")
-        self.bn3 = nn.BatchNorm2d(32)
-        self.pool3 = nn.AvgPool2d((4, num_frames // 5))
-        self.dropout = nn.Dropout(dropout)
-        self.fc1 = nn.Linear(32 * (num_bands // 20), 100)
-        self.fc2 = nn.Linear(100, num_classes)
+        super().__init__(num_classes, num_bands, num_frames, dropout, kernel_size=3, pooling=nn.AvgPool2d)
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores before softmax.

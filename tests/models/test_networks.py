@@ -48,5 +48,7 @@ def test_other_inputs(network: type[torch.nn.Module], bands: int, frames: int) -
 @pytest.mark.parametrize("network", [DCASE2021Baseline, DCASE2022Baseline])
 @pytest.mark.parametrize(("bands", "frames"), [(19, 500), (40, 4)])
 def test_too_small_inputs_are_refused(network: type[torch.nn.Module], bands: int, frames: int) -> None:
-    with pytest.raises(ValueError, match=rf"num_bands={bands}, num_frames={frames}.*at least 20 bands and 5 frames"):
+    with pytest.raises(
+        ValueError, match=rf"`{network.__name__}.num_bands={bands}, num_frames={frames}.*at least 20 bands and 5 frames"
+    ):
         network(num_bands=bands, num_frames=frames)

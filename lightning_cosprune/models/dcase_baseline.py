@@ -1,0 +1,52 @@
+"""The layers that the baseline networks of DCASE 2021 and 2022 have in common."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+class DCASEBaseline(nn.Module):
+    """Three convolutions of 16, 16 and 32 filters, two poolings and two linear layers; subclasses write ``forward``.
+
+    The second pooling spans all frames that are left, so that the classifier keeps its inputs at other clip lengths.
+
+    Args:
+        num_classes: Scenes to tell apart.
+        num_bands: Mel bands of the input.
+        num_frames: Frames of the input.
+        dropout: Probability of dropping an activation.
+        kernel_size: Of all three convolutions.
+        pooling: Kind of both poolings.
+
+    Raises:
+        ValueError: The input is smaller than 20 bands or 5 frames, so that nothing is left after pooling.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        num_bands: int,
+        num_frames: int,
+        dropout: float,
+        *,
+        kernel_size: int,
+        pooling: type[nn.MaxPool2d | nn.AvgPool2d],
+    ) -> None:
+        super().__init__()
+        if num_bands < 20 or num_frames < 5:
+            raise ValueError(
+                f"`{type(self).__name__}(num_bands={num_bands}, num_frames={num_frames})`: expected at least 20 bands "
+                "and 5 frames, since the two poolings divide the bands by 20 and the frames by 5. Use longer clips or "
+                "more bands."
+            )
+        self.conv1 = nn.Conv2d(1, 16, kernel_size, padding="same")
+        self.bn1 = nn.BatchNorm2d(16)
+        self.conv2 = nn.Conv2d(16, 16, kernel_size, padding="same")
+        self.bn2 = nn.BatchNorm2d(16)
+        self.pool2 = pooling(5)
+        self.conv3 = nn.Conv2d(16, 32, kernel_size, padding="same")
+        self.bn3 = nn.BatchNorm2d(32)
+        self.pool3 = pooling((4, num_frames // 5))
+        self.dropout = nn.Dropout(dropout)
+        self.fc1 = nn.Linear(32 * (num_bands // 20), 100)
+        self.fc2 = nn.Linear(100, num_classes)
