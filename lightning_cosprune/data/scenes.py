@@ -91,6 +91,7 @@ class DCASEScenes(LightningDataModule):
     """
 
     default_features: ClassVar[LogMel | str] = "dcase2021"
+    folder_type: ClassVar[type[SceneFolder]] = SceneFolder
 
     def __init__(
         self,
@@ -350,7 +351,7 @@ class DCASEScenes(LightningDataModule):
         return f"`{type(self).__name__}(root={str(self.root)!r})`"
 
     def _folder(self) -> SceneFolder:
-        return SceneFolder(self.root, self._owner)
+        return self.folder_type(self.root, self._owner)
 
     def _read_fold(self) -> _Fold:
         if self._fold is None:

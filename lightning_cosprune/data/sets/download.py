@@ -1,75 +1,31 @@
-"""Archives from the web into a folder: resumed where they stopped, verified, unpacked only where they belong."""
+"""Archives from the web onto the disk: resumed where they stopped, verified, and unpacked."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import shutil
-import stat
 import threading
 import time
 import urllib.error
 import urllib.request
 import zipfile
-import zlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cache
 from http.client import HTTPException
-from importlib.resources import files
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 from lightning.pytorch.utilities import rank_zero_info
 from tqdm.auto import tqdm
 
-__all__ = ["Archive", "download", "fetch", "unpack", "zenodo_archives"]
+from lightning_cosprune.data.sets.archives import Archive
+from lightning_cosprune.data.sets.unpack import unpack
 
 _CHUNK = 2**20
 _ATTEMPTS = 5
 """How often a connection may fail in a row without bringing a byte."""
-
-
-@dataclass(frozen=True)
-class Archive:
-    """A file on the web.
-
-    Attributes:
-        name: Name of the file.
-        url: Where it is.
-        bytes: Its size, or ``None`` where the server packs it when it is asked.
-        md5: Its checksum, or ``None`` where none is published.
-        page: Where a person can fetch it by hand.
-    """
-
-    name: str
-    url: str
-    bytes: int | None
-    md5: str | None
-    page: str
-
-
-@cache
-def zenodo_archives(name: str) -> tuple[Archive, ...]:
-    """The archives of a TAU or TUT set on Zenodo, with the sizes and checksums that are published there.
-
-    Raises:
-        KeyError: There is no set of this name.
-
-    Returns:
-        All of them; those of documents, metadata and audio have names that say so.
-    """
-    listed = json.loads(files("lightning_cosprune.data.sets").joinpath("archives.json").read_text(encoding="utf-8"))[
-        name
-    ]
-    page = f"https://zenodo.org/records/{listed['zenodo_record']}"
-    return tuple(
-        Archive(entry["name"], f"{page}/files/{entry['name']}?download=1", entry["bytes"], entry["md5"], page)
-        for entry in listed["files"]
-    )
 
 
 def download(
@@ -145,71 +101,6 @@ def fetch(archives: Iterable[Archive], folder: Path, *, parallel: int = 4, progr
     if errors:
         others = f" {len(errors) - 1} more archives failed as well." if len(errors) > 1 else ""
         raise OSError(f"{errors[0]}{others}") from errors[0]
-
-
-def unpack(archive: Path, root: Path) -> None:
-    """Unpack a zip file into ``root``; files that are there with the right content are left alone.
-
-    Where all entries are in one folder, as in Zenodo's archives of the TAU sets, that folder is ``root``. Files are
-    written beside their place and renamed.
-
-    Args:
-        archive: The zip file.
-        root: Folder to write to, and nowhere else.
-
-    Raises:
-        ValueError: An entry is absolute, leads out of the folder, or is a link or a device.
-        OSError: The archive is damaged.
-    """
-    try:
-        with zipfile.ZipFile(archive) as content:
-            entries = [entry for entry in content.infolist() if not entry.is_dir()]
-            places = [_safe_place(entry, archive) for entry in content.infolist()]
-            tops = {place.parts[0] for place in places if place.parts}
-            strip = len(tops) == 1 and all(len(_safe_place(entry, archive).parts) > 1 for entry in entries)
-            for entry in entries:
-                place = _safe_place(entry, archive)
-                target = root.joinpath(*place.parts[1 if strip else 0 :])
-                if _is_unpacked(target, entry):
-                    continue
-                if not target.parent.resolve().is_relative_to(root.resolve()):
-                    raise ValueError(
-                        f"{archive.name}: expected entries within the folder, found {entry.filename!r}, which a link "
-                        f"in {root} leads out of it. Remove the link."
-                    )
-                target.parent.mkdir(parents=True, exist_ok=True)
-                partial = target.with_name(f"{target.name}.part")
-                with content.open(entry) as source, partial.open("wb") as sink:
-                    shutil.copyfileobj(source, sink, _CHUNK)
-                partial.replace(target)
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise OSError(
-            f"{archive.name}: expected a whole zip file, found a damaged one ({error}). Delete {archive} and start "
-            "again; only this archive is fetched anew."
-        ) from error
-
-
-def _is_unpacked(target: Path, entry: zipfile.ZipInfo) -> bool:
-    if not target.is_file() or target.stat().st_size != entry.file_size:
-        return False
-    checksum = 0
-    with target.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            checksum = zlib.crc32(chunk, checksum)
-    return checksum == entry.CRC
-
-
-def _safe_place(entry: zipfile.ZipInfo, archive: Path) -> PurePosixPath:
-    name = entry.filename.replace("\\", "/")
-    place = PurePosixPath(name)
-    kind = stat.S_IFMT(entry.external_attr >> 16)
-    if place.is_absolute() or ".." in place.parts or ":" in name or kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        what = "a link or device" if kind not in (0, stat.S_IFREG, stat.S_IFDIR) else "a path that leads out of it"
-        raise ValueError(
-            f"{archive.name}: expected files within the folder, found {what}: {entry.filename!r}. Nothing of it was "
-            "unpacked. Do not use this archive; fetch it from its publisher."
-        )
-    return place
 
 
 def _fetch_one(archive: Archive, folder: Path, advance: Any) -> None:

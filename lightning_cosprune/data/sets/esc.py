@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from lightning_cosprune.data.sets.download import Archive
+from lightning_cosprune.data.sets.archives import github_archive
 from lightning_cosprune.data.sets.published import PublishedScenes
 from lightning_cosprune.data.tables import COLUMNS, SceneFolder
 
@@ -113,20 +113,10 @@ class ESC10(PublishedScenes):
     """
 
     set_name = "ESC-10"
-    archives = (
-        Archive(
-            "ESC-10-master.zip",
-            "https://github.com/karolpiczak/ESC-10/archive/master.zip",
-            None,
-            None,
-            "https://github.com/karolpiczak/ESC-10",
-        ),
-    )
+    archives = (github_archive("karolpiczak/ESC-10"),)
     licence = "CC BY 3.0, the author of each clip is named in its README"
     landmark = "001 - Dog bark"
-
-    def _folder(self) -> SceneFolder:
-        return ESC10Folder(self.root, self._owner)
+    folder_type = ESC10Folder
 
 
 class ESC50(PublishedScenes):
@@ -145,17 +135,7 @@ class ESC50(PublishedScenes):
     """
 
     set_name = "ESC-50"
-    archives = (
-        Archive(
-            "ESC-50-master.zip",
-            "https://github.com/karolpiczak/ESC-50/archive/master.zip",
-            None,
-            None,
-            "https://github.com/karolpiczak/ESC-50",
-        ),
-    )
+    archives = (github_archive("karolpiczak/ESC-50"),)
     licence = "CC BY-NC 3.0, the author of each clip is named in its LICENSE"
     landmark = "meta/esc50.csv"
-
-    def _folder(self) -> SceneFolder:
-        return ESC50Folder(self.root, self._owner)
+    folder_type = ESC50Folder

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lightning_cosprune.data.scenes import DCASEScenes, _Fold
-from lightning_cosprune.data.sets.download import Archive, download
+from lightning_cosprune.data.sets.archives import Archive
+from lightning_cosprune.data.sets.download import download
 from lightning_cosprune.data.tables import nearby
 
 

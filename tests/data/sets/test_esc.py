@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from lightning_cosprune.data import ESC10, ESC50
-from lightning_cosprune.data.sets.download import Archive
+from lightning_cosprune.data.sets.archives import Archive
 
 CLASSES = [
     "001 - Dog bark",
