@@ -14,9 +14,9 @@ from .fraction import nested_fraction as nested_fraction
 from .scenes import DCASEScenes as DCASEScenes
 from .sets.esc import ESC10 as ESC10
 from .sets.esc import ESC50 as ESC50
+from .sets.reassemble import reassemble as reassemble
 from .sets.synthetic import SyntheticScenes as SyntheticScenes
 from .sets.tau import TAUUrbanAcousticScenes2019 as TAUUrbanAcousticScenes2019
 from .sets.tau import TAUUrbanAcousticScenes2020Mobile as TAUUrbanAcousticScenes2020Mobile
 from .sets.tau import TAUUrbanAcousticScenes2022Mobile as TAUUrbanAcousticScenes2022Mobile
-from .sets.tau import reassemble as reassemble
 from .submission import write_submission as write_submission
