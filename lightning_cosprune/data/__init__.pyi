@@ -8,7 +8,7 @@ from .augment import TimeRoll as TimeRoll
 from .dataset import SceneBatch as SceneBatch
 from .features.front_ends import FRONT_ENDS as FRONT_ENDS
 from .features.front_ends import FrontEnd as FrontEnd
-from .features.front_ends import LogMel as LogMel
+from .features.log_mel import LogMel as LogMel
 from .fraction import FractionSampler as FractionSampler
 from .fraction import nested_fraction as nested_fraction
 from .scenes import DCASEScenes as DCASEScenes

@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader
 from lightning_cosprune.data.augment import Augmentation, BatchTransform, check_augment
 from lightning_cosprune.data.dataset import SceneBatch, SceneDataset, already_collated
 from lightning_cosprune.data.features.cache import ClipCache, Content, Precision, user_cache
-from lightning_cosprune.data.features.front_ends import FrontEnd, LogMel, named_front_end
+from lightning_cosprune.data.features.front_ends import FrontEnd, named_front_end
+from lightning_cosprune.data.features.log_mel import LogMel
 from lightning_cosprune.data.features.store import FeatureStore
 from lightning_cosprune.data.fraction import fraction_rows
 from lightning_cosprune.data.shuffle import SeededShuffle

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from lightning_cosprune.data.features.front_ends import LogMel
+    from lightning_cosprune.data.features.log_mel import LogMel
 
 # Half a megabyte of each of the arrays at work, which stay in the processor's cache.
 _FRAMES_A_BLOCK = 64

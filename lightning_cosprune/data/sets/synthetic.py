@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from lightning_cosprune.data.features.front_ends import LogMel
+    from lightning_cosprune.data.features.log_mel import LogMel
 
 Layout = Literal["tau2020", "tau2022"]
 
