@@ -19,16 +19,18 @@ from lightning.pytorch.utilities import rank_zero_warn
 from tqdm.auto import tqdm
 
 from lightning_cosprune.data.features.audio import AudioHeader, read_clip, read_header
+from lightning_cosprune.data.features.blocks import Column
+from lightning_cosprune.data.features.build_store import build_store
 from lightning_cosprune.data.features.extraction import LogMelExtractor
 from lightning_cosprune.data.features.fingerprint import ContentHashes
-from lightning_cosprune.data.features.store import Column, FeatureStore, band_moments, build_store, open_store
+from lightning_cosprune.data.features.store import FeatureStore, band_moments, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandas as pd
 
-    from lightning_cosprune.data.features.front_ends import LogMel
+    from lightning_cosprune.data.features.log_mel import LogMel
 
 Content = Literal["features", "waveforms"]
 Precision = Literal["float32", "float16"]
