@@ -1,10 +1,10 @@
-from .augment import Augmentation as Augmentation
-from .augment import DeviceImpulseResponse as DeviceImpulseResponse
-from .augment import FreqMixStyle as FreqMixStyle
-from .augment import FrequencyMask as FrequencyMask
-from .augment import Mixup as Mixup
-from .augment import TimeMask as TimeMask
-from .augment import TimeRoll as TimeRoll
+from .augment.augmentation import Augmentation as Augmentation
+from .augment.augmentation import DeviceImpulseResponse as DeviceImpulseResponse
+from .augment.augmentation import FreqMixStyle as FreqMixStyle
+from .augment.augmentation import FrequencyMask as FrequencyMask
+from .augment.augmentation import Mixup as Mixup
+from .augment.augmentation import TimeMask as TimeMask
+from .augment.augmentation import TimeRoll as TimeRoll
 from .dataset import SceneBatch as SceneBatch
 from .features.front_ends import FRONT_ENDS as FRONT_ENDS
 from .features.front_ends import FrontEnd as FrontEnd
