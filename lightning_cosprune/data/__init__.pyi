@@ -1,10 +1,10 @@
 from .augment.augmentation import Augmentation as Augmentation
-from .augment.augmentation import DeviceImpulseResponse as DeviceImpulseResponse
-from .augment.augmentation import FreqMixStyle as FreqMixStyle
-from .augment.augmentation import FrequencyMask as FrequencyMask
-from .augment.augmentation import Mixup as Mixup
-from .augment.augmentation import TimeMask as TimeMask
-from .augment.augmentation import TimeRoll as TimeRoll
+from .augment.impulse_response import DeviceImpulseResponse as DeviceImpulseResponse
+from .augment.masking import FrequencyMask as FrequencyMask
+from .augment.masking import TimeMask as TimeMask
+from .augment.mixing import FreqMixStyle as FreqMixStyle
+from .augment.mixing import Mixup as Mixup
+from .augment.rolling import TimeRoll as TimeRoll
 from .dataset import SceneBatch as SceneBatch
 from .features.front_ends import FRONT_ENDS as FRONT_ENDS
 from .features.front_ends import FrontEnd as FrontEnd

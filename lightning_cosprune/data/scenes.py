@@ -17,7 +17,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_cosprune.data.augment.augmentation import Augmentation, BatchTransform, check_augment
+from lightning_cosprune.data.augment.augmentation import Augmentation
+from lightning_cosprune.data.augment.transform import BatchTransform, check_augment
 from lightning_cosprune.data.dataset import SceneBatch, SceneDataset, already_collated
 from lightning_cosprune.data.features.cache import ClipCache, Content, Precision, user_cache
 from lightning_cosprune.data.features.front_ends import FrontEnd, named_front_end
