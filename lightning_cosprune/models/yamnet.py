@@ -235,8 +235,9 @@ def _checked(found: Mapping[str, Any], expected: Mapping[str, Tensor], owner: st
             "Give its state dict, not that of another network or a whole checkpoint."
         )
     for name, tensor in expected.items():
-        shape = tuple(getattr(found[name], "shape", ()))
-        if shape != tuple(tensor.shape):
+        given = found[name]
+        if not isinstance(given, Tensor) or given.shape != tensor.shape:
+            shape = tuple(given.shape) if isinstance(given, Tensor) else f"a value of type {type(given).__name__}"
             raise ValueError(
                 f"{owner}: expected {name} of shape {tuple(tensor.shape)}, found {shape}. For weights of a pruned "
                 "network write `load_pruned(YAMNet, path)`."
