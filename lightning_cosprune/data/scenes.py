@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import torch
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_cosprune.data.augment.augmentation import Augmentation
 from lightning_cosprune.data.augment.transform import BatchTransform, check_augment
 from lightning_cosprune.data.dataset import SceneBatch, SceneDataset, already_collated
-from lightning_cosprune.data.features.cache import ClipCache, Content, Precision, user_cache
+from lightning_cosprune.data.features.cache import ClipCache, Content, Precision, check_storage, user_cache
 from lightning_cosprune.data.features.front_ends import FrontEnd, named_front_end
 from lightning_cosprune.data.features.log_mel import LogMel
 from lightning_cosprune.data.features.store import FeatureStore
-from lightning_cosprune.data.fraction import fraction_rows
+from lightning_cosprune.data.fold import Fold, check_shares, split_fold
 from lightning_cosprune.data.shuffle import SeededShuffle
-from lightning_cosprune.data.tables import COLUMNS, SceneFolder, validation_mask
+from lightning_cosprune.data.tables import COLUMNS, SceneFolder
 
 
 class DCASEScenes(LightningDataModule):
@@ -120,26 +118,8 @@ class DCASEScenes(LightningDataModule):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        if not 0 <= validation_fraction < 1:
-            raise ValueError(
-                f"`{name}(validation_fraction={validation_fraction})`: expected a fraction in [0, 1). To hold out 30 "
-                "% of the training identifiers write 0.3, for no validation 0."
-            )
-        if not 0 < train_fraction <= 1:
-            raise ValueError(
-                f"`{name}(train_fraction={train_fraction})`: expected a fraction in (0, 1]. To train on 25 % of the "
-                "recordings write 0.25."
-            )
-        if split is not None and train_fraction != 1:
-            raise ValueError(
-                f"`{name}(split={str(split)!r}, train_fraction={train_fraction})`: expected one of them, since both "
-                "say which clips to train on. Leave one out."
-            )
-        if clip_seconds is not None and not 0 < clip_seconds < float("inf"):
-            raise ValueError(
-                f"`{name}(clip_seconds={clip_seconds})`: expected a positive duration in seconds. For the duration "
-                "most clips have write None."
-            )
+        check_shares(validation_fraction, train_fraction, split, name)
+        check_storage(clip_seconds, cache, cache_dtype, name)
         for parameter, value, least in (
             ("fold", fold, 1),
             ("batch_size", batch_size, 1),
@@ -150,12 +130,6 @@ class DCASEScenes(LightningDataModule):
                     f"`{name}({parameter}={value})`: expected a whole number of at least {least}. Write {least} or "
                     "more."
                 )
-        for parameter, word, words in (
-            ("cache", cache, get_args(Content)),
-            ("cache_dtype", cache_dtype, get_args(Precision)),
-        ):
-            if word not in words:
-                raise ValueError(f"`{name}({parameter}={word!r})`: expected {words[0]!r} or {words[1]!r}. Choose one.")
         self.root = Path(root).expanduser()
         self.fold = fold
         front_end = named_front_end(
@@ -176,7 +150,7 @@ class DCASEScenes(LightningDataModule):
         self.cache_dir = user_cache() if cache_dir is None else Path(cache_dir).expanduser()
         self.progress = progress
         self.seed = seed
-        self._fold: _Fold | None = None
+        self._fold: Fold | None = None
         self._stores: dict[str, FeatureStore] | None = None
         self._statistics: tuple[Tensor, Tensor] | None = None
         self._datasets: dict[str, SceneDataset] = {}
@@ -340,9 +314,7 @@ class DCASEScenes(LightningDataModule):
             self._datasets[split] = SceneDataset(
                 self._open_stores()[split if split in ("test", "predict") else "train"],
                 np.arange(len(table)) if split == "predict" else fold.rows[split],
-                _numbers(fold.scene_labels, table["scene_label"]),
-                _numbers(fold.devices, table["device"]),
-                _numbers(fold.cities, table["city"]),
+                *fold.numbers(table),
                 *self.band_statistics,
             )
         return self._datasets[split]
@@ -355,14 +327,16 @@ class DCASEScenes(LightningDataModule):
     def _folder(self) -> SceneFolder:
         return self.folder_type(self.root, self._owner)
 
-    def _read_fold(self) -> _Fold:
+    def _read_fold(self) -> Fold:
         if self._fold is None:
-            folder = self._folder()
-            clips = folder.read(self.fold)
-            listed = None if self.split is None else folder.read_split(self.split, clips["train"])
-            wanted = _wanted(clips, self.only, self._owner)
-            self._fold = _split(
-                clips, listed, wanted, self.validation_fraction, self.train_fraction, self.seed, self._owner
+            self._fold = split_fold(
+                self._folder(),
+                self.fold,
+                validation_fraction=self.validation_fraction,
+                train_fraction=self.train_fraction,
+                split=self.split,
+                only=self.only,
+                seed=self.seed,
             )
         return self._fold
 
@@ -392,101 +366,3 @@ class DCASEScenes(LightningDataModule):
                 stores |= evaluation.open({"predict": self._read_evaluation()})
             self._stores = stores
         return self._stores
-
-
-@dataclass(frozen=True)
-class _Fold:
-    """One fold, split.
-
-    Attributes:
-        clips: ``train`` (validation clips included) and ``test``, as the csv files have them; a store has the same
-            rows.
-        rows: Which rows of ``clips`` form ``train``, ``validation`` and ``test``.
-        unreduced_rows: ``train`` before the fraction was taken.
-        scene_labels: Names of the classes.
-        devices: Names of the devices.
-        cities: Names of the cities.
-    """
-
-    clips: dict[str, pd.DataFrame]
-    rows: dict[str, npt.NDArray[np.int64]]
-    unreduced_rows: npt.NDArray[np.int64]
-    scene_labels: list[str]
-    devices: list[str]
-    cities: list[str]
-
-    def table(self, split: str) -> pd.DataFrame:
-        return self.clips["test" if split == "test" else "train"].iloc[self.rows[split]]
-
-
-def _numbers(names: list[str], column: pd.Series[str]) -> npt.NDArray[np.int64]:
-    """Positions in ``names``, -1 where nothing is known."""
-    return pd.Index(names).get_indexer(pd.Index(column)).astype(np.int64)
-
-
-def _wanted(
-    clips: dict[str, pd.DataFrame], only: dict[str, Sequence[str] | None], owner: str
-) -> dict[str, npt.NDArray[np.bool_]]:
-    """Which rows are of the devices and cities that were asked for."""
-    wanted = {side: np.ones(len(table), dtype=bool) for side, table in clips.items()}
-    for column, names in only.items():
-        if names is None:
-            continue
-        names = [names] if isinstance(names, str) else list(names)
-        present = {name for table in clips.values() for name in table[column].dropna().unique()}
-        unknown = sorted(set(names) - present)
-        if unknown or not names:
-            parameter = {"device": "devices", "city": "cities"}[column]
-            raise ValueError(
-                f"{owner}: expected `{parameter}` among {', '.join(sorted(present)) or 'none'}, found "
-                f"{', '.join(map(repr, unknown)) or 'an empty list'}. Leave it out to use all."
-            )
-        for side, table in clips.items():
-            wanted[side] &= table[column].isin(names).to_numpy(dtype=bool)
-    return wanted
-
-
-def _split(
-    clips: dict[str, pd.DataFrame],
-    listed: npt.NDArray[np.bool_] | None,
-    wanted: dict[str, npt.NDArray[np.bool_]],
-    validation_fraction: float,
-    train_fraction: float,
-    seed: int,
-    owner: str,
-) -> _Fold:
-    train, test = clips["train"], clips["test"]
-    scene_labels = sorted(train["scene_label"].unique())
-    held_out = validation_mask(train, validation_fraction, seed)
-    if validation_fraction > 0 and not held_out.any():
-        rank_zero_warn(
-            f"{owner}: validation_fraction={validation_fraction} holds out no clip, because the scenes have too few "
-            "identifiers to spare one. Raise it, or write 0 to train without validation."
-        )
-    unreduced = np.flatnonzero(~held_out & wanted["train"])
-    if listed is not None:
-        rows = unreduced[listed[unreduced]]
-        how = "split"
-    else:
-        rows = unreduced[fraction_rows(train.iloc[unreduced], train_fraction, seed)]
-        how = f"train_fraction={train_fraction}"
-    lost = sorted(set(scene_labels) - set(train["scene_label"].iloc[rows]))
-    if lost:
-        fewer = ", fewer clips than scenes," if len(rows) < len(scene_labels) else ""
-        raise ValueError(
-            f"{owner}: expected {how} to leave every scene a training clip, found {len(rows)} clips for "
-            f"{len(scene_labels)} scenes{fewer} and none of {', '.join(lost)}. Use a larger fraction, or more devices "
-            "and cities."
-        )
-    return _Fold(
-        clips=clips,
-        rows={
-            "train": rows,
-            "validation": np.flatnonzero(held_out & wanted["train"]),
-            "test": np.flatnonzero(wanted["test"]),
-        },
-        unreduced_rows=unreduced,
-        scene_labels=scene_labels,
-        devices=sorted({*train["device"][wanted["train"]], *test["device"][wanted["test"]]}),
-        cities=sorted({*train["city"][wanted["train"]].dropna(), *test["city"][wanted["test"]].dropna()}),
-    )

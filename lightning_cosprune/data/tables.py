@@ -1,15 +1,14 @@
-"""The csv files of a set in DCASE layout, read and checked without touching audio."""
+"""A folder in DCASE layout: its csv files read, and held against each other, without touching audio."""
 
 from __future__ import annotations
 
-import csv
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from lightning_cosprune.data.fraction import stratified_order
+from lightning_cosprune.data.csv_file import read_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -216,64 +215,9 @@ class SceneFolder:
     def _read_csv(
         self, path: Path, columns: list[str], *, optional: bool = False, separator: str = "\t"
     ) -> pd.DataFrame:
-        # The columns asked for, and the `line` of each row. A text file without a header has them in this order, and
-        # may lack the last ones where they are optional.
-        with path.open(encoding="utf-8-sig", errors="replace") as file:
-            first = file.readline().rstrip("\r\n").split(separator)
-        kind = "tab" if separator == "\t" else "comma"
-        has_header = path.suffix != ".txt" or "filename" in first
-        try:
-            # No quoting and no skipped lines: so a row's number is its line in the file. utf-8-sig drops the mark that
-            # spreadsheet programs put in front.
-            table = pd.read_csv(
-                path,
-                sep=separator,
-                header=0 if has_header else None,
-                names=None if has_header else [*columns, *map(str, range(len(first) - len(columns)))][: len(first)],
-                dtype="string",
-                keep_default_na=False,
-                quoting=csv.QUOTE_NONE,
-                skip_blank_lines=False,
-                encoding="utf-8-sig",
-            )
-        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-            raise ValueError(
-                f"{self.owner}: expected a {kind}-separated table in {self._short(path)}, found one that does not "
-                f"parse ({error}). Download or unpack it again."
-            ) from error
-        if optional:
-            columns = [column for column in columns if column in table.columns or column in ("filename", "scene_label")]
-        missing = [column for column in columns if column not in table.columns]
-        if missing:
-            raise ValueError(
-                f"{self.owner}: expected the column{'s' * (len(missing) > 1)} {', '.join(missing)} in "
-                f"{self._short(path)}, found {', '.join(map(str, table.columns))}. The first line names the columns, "
-                f"separated by {kind}s."
-            )
-        table = table[columns].assign(line=np.arange(len(table)) + 1 + has_header)
-        empty = table[columns].fillna("") == ""
-        table = table[~empty.all(axis=1)]
-        empty = empty.loc[table.index]
-        if empty.to_numpy().any():
-            line, column = np.argwhere(empty.to_numpy())[0]
-            raise ValueError(
-                f"{self.owner}: expected a {columns[column]} in {self._short(path)} line {table['line'].iloc[line]}, "
-                "found none. Fill it in or take the row out."
-            )
-        doubled = table.duplicated("filename")
-        if doubled.any():
-            row = table[doubled].iloc[0]
-            first = table["line"][table["filename"] == row["filename"]].iloc[0]
-            raise ValueError(
-                f"{self.owner}: expected each file once in {self._short(path)}, found {row['filename']!r} in lines "
-                f"{first} and {row['line']}; {int(doubled.sum())} rows are doubled. Take the doubles out."
-            )
-        if not len(table):
-            raise ValueError(
-                f"{self.owner}: expected rows in {self._short(path)}, found only its header. Download or unpack it "
-                "again."
-            )
-        return table.reset_index(drop=True)
+        return read_rows(
+            path, columns, name=self._short(path), owner=self.owner, optional=optional, separator=separator
+        )
 
     def _check_sides(self, train: pd.DataFrame, test: pd.DataFrame) -> None:
         shared = test["filename"].isin(train["filename"])
@@ -301,34 +245,3 @@ class SceneFolder:
 
     def _short(self, path: Path) -> str:
         return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
-
-
-def validation_mask(train: pd.DataFrame, fraction: float, seed: int) -> npt.NDArray[np.bool_]:
-    """Places to set aside for validation: all rows of an identifier go to one side.
-
-    The identifiers are taken evenly from the scenes. Each scene keeps at least one in train, so that a scene with a
-    single identifier is never validated. An identifier with several scenes counts for the first of them,
-    alphabetically.
-
-    Args:
-        train: Columns ``scene_label`` and ``identifier``.
-        fraction: Fraction of the identifiers to set aside, in [0, 1).
-        seed: Changes the choice.
-
-    Returns:
-        Whether each row is set aside.
-    """
-    codes, identifiers = pd.factorize(train["identifier"])
-    scene = np.full(len(identifiers), np.iinfo(np.int64).max)
-    np.minimum.at(scene, codes, pd.factorize(train["scene_label"], sort=True)[0])
-    order = stratified_order(np.asarray(identifiers, dtype=object), scene, seed)
-    # The last identifier of each scene in that order stays in train whatever the fraction.
-    stays = len(order) - 1 - np.unique(scene[order][::-1], return_index=True)[1]
-    aside = np.delete(order, stays)[: round(fraction * len(order))]
-    mask: npt.NDArray[np.bool_] = np.isin(codes, aside)
-    labels = train["scene_label"].to_numpy(dtype=object)
-    for lost in sorted(set(labels) - set(labels[~mask])):
-        # All its identifiers counted for other scenes; the last of them in the order comes back.
-        its = set(codes[labels == lost])
-        mask &= codes != [identifier for identifier in order if identifier in its][-1]
-    return mask

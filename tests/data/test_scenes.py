@@ -443,45 +443,7 @@ def test_a_cache_that_cannot_be_written_is_named(folder: Folder, tmp_path: Path)
         folder.scenes(cache_dir=tmp_path / "file" / "cache").prepare_data()
 
 
-# Older layouts, and sets without scenes
-
-
-def without_headers(folder, columns: int, suffix: str = ".txt") -> None:
-    """As the TUT sets of 2016 and 2017 have them."""
-    for path in [folder.root / "meta.csv", *(folder.root / "evaluation_setup").glob("*.csv")]:
-        rows = [line.split("\t") for line in path.read_text().splitlines()[1:]]
-        keep = columns if path.name == "meta.csv" else 2
-        path.with_suffix(suffix).write_text("".join("\t".join(row[:keep]) + "\n" for row in rows))
-        path.unlink()
-
-
-@pytest.mark.parametrize("columns", [2, 3])
-def test_the_layout_of_tut_2016_and_2017(folder, columns):
-    expected = folder.scenes(validation_fraction=0).tables()
-    without_headers(folder, columns)
-    tables = folder.scenes(validation_fraction=0).tables()
-    for split, table in tables.items():
-        assert table["filename"].tolist() == expected[split]["filename"].tolist()
-        assert table["scene_label"].tolist() == expected[split]["scene_label"].tolist()
-        assert set(table["device"]) <= {"a"}
-    if columns == 3:
-        assert tables["train"]["identifier"].tolist() == expected["train"]["identifier"].tolist()
-
-
-def test_folds_in_text_files_as_in_tut_2018(folder):
-    expected = folder.scenes().tables()
-    for path in (folder.root / "evaluation_setup").glob("*.csv"):
-        path.rename(path.with_suffix(".txt"))
-    for split, table in folder.scenes().tables().items():
-        assert table.equals(expected[split])
-
-
-def test_the_line_of_a_fault_counts_from_the_first_row_where_there_is_no_header(folder):
-    without_headers(folder, 3)
-    path = folder.root / "evaluation_setup" / "fold1_train.txt"
-    path.write_text("audio/nowhere.wav\tbus\n" + path.read_text())
-    with pytest.raises(ValueError, match=r"found 'audio/nowhere.wav' \(line 1\)"):
-        folder.scenes().tables()
+# Sets without scenes
 
 
 def test_evaluation_clips_are_predicted(folder, tmp_path):

@@ -5,39 +5,18 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from data.rewritten import rewrite, rows
 
 from lightning_cosprune.data import DCASEScenes
 from lightning_cosprune.data.fraction import recordings_taken
-from lightning_cosprune.data.tables import validation_mask
 
 # `Folder` is the one of conftest.py.
 Folder = Any
-Row = tuple[str, str, str, str]
-
-
-def rewrite(folder: Folder, train: list[Row]) -> None:
-    """Gives the folder other training clips (filename, scene, identifier, device); the test clips stay."""
-    tested = {name for name, _ in folder.test}
-    folder.meta = [*map(list, train), *(row for row in folder.meta if row[0] in tested)]
-    folder.train = [list(row[:2]) for row in train]
-    folder.write_csv()
-
-
-def rows(places: range, devices: str = "a", pieces: range | None = None) -> list[Row]:
-    """Training clips of all scenes, at places of the scene's own."""
-    clips = product(
-        ("bus", "park", "tram"), places, devices, [""] if pieces is None else [f"-{piece}" for piece in pieces]
-    )
-    return [
-        (f"audio/{scene}-paris-{scene}{place}-{place}{piece}-{device}.wav", scene, f"paris-{scene}{place}", device)
-        for scene, place, device, piece in clips
-    ]
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
@@ -97,49 +76,6 @@ def test_parents_are_the_ten_second_recordings(folder: Folder) -> None:
     ]
     assert table["city"].tolist()[:4] == ["lisbon"] * 4
     assert table["city"].isna().tolist() == [False] * 4 + [True]
-
-
-def test_validation_is_disjoint_by_identifier_and_deterministic(folder: Folder) -> None:
-    clips = rows(range(10), "abc")
-    rewrite(folder, clips)
-    tables = folder.scenes(validation_fraction=0.3).tables()
-    train, validation = tables["train"], tables["validation"]
-
-    assert not set(train["identifier"]) & set(validation["identifier"])
-    assert len(train) + len(validation) == 90
-    assert validation.groupby("scene_label")["identifier"].nunique().to_dict() == {"bus": 3, "park": 3, "tram": 3}
-    pd.testing.assert_frame_equal(validation, folder.scenes(validation_fraction=0.3).tables()["validation"])
-    others = folder.scenes(validation_fraction=0.3, seed=1).tables()["validation"]
-    assert set(others["identifier"]) != set(validation["identifier"])
-
-    rewrite(folder, clips[::-1])
-    reversed_rows = folder.scenes(validation_fraction=0.3).tables()["validation"]
-    assert set(reversed_rows["identifier"]) == set(validation["identifier"])
-
-
-def test_every_scene_keeps_a_training_identifier(folder: Folder) -> None:
-    rewrite(folder, [*rows(range(4)), ("audio/metro-paris-1-1-a.wav", "metro", "paris-1", "a")])
-    tables = folder.scenes(validation_fraction=0.99).tables()
-    identifiers = tables["train"].groupby("scene_label")["identifier"].nunique()
-    assert identifiers.to_dict() == {"bus": 1, "metro": 1, "park": 1, "tram": 1}
-    assert set(tables["validation"]["scene_label"]) == {"bus", "park", "tram"}
-
-
-def test_a_validation_that_would_be_empty_is_told(folder: Folder) -> None:
-    rewrite(folder, rows(range(1), "ab"))
-    scenes = folder.scenes(validation_fraction=0.3)
-    with pytest.warns(UserWarning, match=r"validation_fraction=0\.3 holds out no clip"):
-        tables = scenes.tables()
-    assert [len(table) for table in tables.values()] == [6, 0, 6, 6]
-
-
-def test_a_fraction_is_nested_and_keeps_recordings_whole(folder: Folder) -> None:
-    rewrite(folder, rows(range(20), pieces=range(5)))
-    tables = [folder.scenes(train_fraction=part, validation_fraction=0).tables()["train"] for part in (0.1, 0.25, 1)]
-    assert [len(table) for table in tables] == [30, 75, 300]
-    names = [set(table["filename"]) for table in tables]
-    assert names[0] < names[1] < names[2]
-    assert tables[0].groupby("parent").size().eq(5).all()
 
 
 def test_tables_of_the_true_size(tmp_path: Path) -> None:
@@ -244,13 +180,6 @@ def test_fewer_clips_than_classes(folder: Folder) -> None:
         folder.scenes().tables()
 
 
-def test_a_fraction_that_loses_a_scene(folder: Folder) -> None:
-    with pytest.raises(
-        ValueError, match=r"train_fraction=0\.05.*found 1 clip.* for 3 scenes.*none of .*larger fraction"
-    ):
-        folder.scenes(train_fraction=0.05).tables()
-
-
 def test_missing_audio_is_told_before_any_extraction(folder: Folder) -> None:
     first, second = folder.train[7][0], folder.test[1][0]
     (folder.root / first).unlink()
@@ -264,17 +193,42 @@ def test_missing_audio_is_told_before_any_extraction(folder: Folder) -> None:
     assert not list(folder.root.with_name("cache").glob("*"))
 
 
-def test_a_scene_whose_places_all_count_for_other_scenes_keeps_one() -> None:
-    # Each place has two scenes and counts for the first, "bus": only the mask's last step can leave "tram" a row.
-    places = [f"place-{number}" for number in range(6)]
-    train = pd.DataFrame(
-        {
-            "scene_label": ["bus"] * 6 + ["bus", "tram"] * 2,
-            "identifier": [*places, "shared-0", "shared-0", "shared-1", "shared-1"],
-        }
-    )
-    for seed in range(50):
-        mask = validation_mask(train, 0.7, seed)
-        assert mask.any()
-        assert set(train["scene_label"][~mask]) == {"bus", "tram"}
-        assert not set(train["identifier"][mask]) & set(train["identifier"][~mask])
+# Older layouts
+
+
+def without_headers(folder, columns: int, suffix: str = ".txt") -> None:
+    """As the TUT sets of 2016 and 2017 have them."""
+    for path in [folder.root / "meta.csv", *(folder.root / "evaluation_setup").glob("*.csv")]:
+        rows = [line.split("\t") for line in path.read_text().splitlines()[1:]]
+        keep = columns if path.name == "meta.csv" else 2
+        path.with_suffix(suffix).write_text("".join("\t".join(row[:keep]) + "\n" for row in rows))
+        path.unlink()
+
+
+@pytest.mark.parametrize("columns", [2, 3])
+def test_the_layout_of_tut_2016_and_2017(folder, columns):
+    expected = folder.scenes(validation_fraction=0).tables()
+    without_headers(folder, columns)
+    tables = folder.scenes(validation_fraction=0).tables()
+    for split, table in tables.items():
+        assert table["filename"].tolist() == expected[split]["filename"].tolist()
+        assert table["scene_label"].tolist() == expected[split]["scene_label"].tolist()
+        assert set(table["device"]) <= {"a"}
+    if columns == 3:
+        assert tables["train"]["identifier"].tolist() == expected["train"]["identifier"].tolist()
+
+
+def test_folds_in_text_files_as_in_tut_2018(folder):
+    expected = folder.scenes().tables()
+    for path in (folder.root / "evaluation_setup").glob("*.csv"):
+        path.rename(path.with_suffix(".txt"))
+    for split, table in folder.scenes().tables().items():
+        assert table.equals(expected[split])
+
+
+def test_the_line_of_a_fault_counts_from_the_first_row_where_there_is_no_header(folder):
+    without_headers(folder, 3)
+    path = folder.root / "evaluation_setup" / "fold1_train.txt"
+    path.write_text("audio/nowhere.wav\tbus\n" + path.read_text())
+    with pytest.raises(ValueError, match=r"found 'audio/nowhere.wav' \(line 1\)"):
+        folder.scenes().tables()

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -201,6 +201,31 @@ class ClipCache:
                 f"{samples / self.features.sample_rate:.3f} s: {shorter} shorter ones are filled with silence, "
                 f"{longer} longer ones cut. Choose another duration with clip_seconds."
             )
+
+
+def check_storage(clip_seconds: float | None, content: str, precision: str, owner: str) -> None:
+    """Refuse clips that cannot be kept.
+
+    Args:
+        clip_seconds: Should be positive and finite, or ``None``.
+        content: Should be one of :data:`Content`.
+        precision: Should be one of :data:`Precision`.
+        owner: Name of the data module, the beginning of the error.
+
+    Raises:
+        ValueError: They are not.
+    """
+    if clip_seconds is not None and not 0 < clip_seconds < float("inf"):
+        raise ValueError(
+            f"`{owner}(clip_seconds={clip_seconds})`: expected a positive duration in seconds. For the duration "
+            "most clips have write None."
+        )
+    for parameter, word, words in (
+        ("cache", content, get_args(Content)),
+        ("cache_dtype", precision, get_args(Precision)),
+    ):
+        if word not in words:
+            raise ValueError(f"`{owner}({parameter}={word!r})`: expected {words[0]!r} or {words[1]!r}. Choose one.")
 
 
 def user_cache() -> Path:

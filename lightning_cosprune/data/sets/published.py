@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lightning_cosprune.data.scenes import DCASEScenes, _Fold
+from lightning_cosprune.data.fold import Fold
+from lightning_cosprune.data.scenes import DCASEScenes
 from lightning_cosprune.data.sets.archives import Archive
 from lightning_cosprune.data.sets.download import download
 from lightning_cosprune.data.tables import nearby
@@ -61,7 +62,7 @@ class PublishedScenes(DCASEScenes):
         there = {f"{folder}/{path.name}" for folder in folders for path in (self.root / folder).glob("*")}
         return there.issuperset(names)
 
-    def _read_fold(self) -> _Fold:
+    def _read_fold(self) -> Fold:
         if not (self.root / self.landmark).exists():
             raise FileNotFoundError(
                 f"{self._owner}: expected {self.set_name} there, found no {self.landmark}. Write `download=True` and "

@@ -15,7 +15,8 @@ import soundfile
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from lightning_cosprune.data.scenes import DCASEScenes, _Fold
+from lightning_cosprune.data.fold import Fold
+from lightning_cosprune.data.scenes import DCASEScenes
 from lightning_cosprune.data.sets.soundscape import DEVICES, SAMPLE_RATE, SCENES, random_envelope, render
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class SyntheticScenes(DCASEScenes):
         write_synthetic_set(self.root, self.parameters, self._owner, progress=self.progress)
         super().prepare_data()
 
-    def _read_fold(self) -> _Fold:
+    def _read_fold(self) -> Fold:
         # Before the first `prepare_data` the parent would ask for a path that is right; afterwards it would not notice
         # that the folder holds another set.
         check_parameters(self.root, self.parameters, self._owner)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from lightning_cosprune.data.scenes import _Fold
+from lightning_cosprune.data.fold import Fold
 from lightning_cosprune.data.sets.archives import zenodo_archives
 from lightning_cosprune.data.sets.published import PublishedScenes
 
@@ -21,7 +21,7 @@ class _TAUScenes(PublishedScenes):
     in_pieces: ClassVar[bool] = False
     many_devices: ClassVar[bool] = True
 
-    def _read_fold(self) -> _Fold:
+    def _read_fold(self) -> Fold:
         fold = super()._read_fold()
         train = fold.clips["train"]
         in_pieces = bool((train["parent"] != train["filename"]).any())
