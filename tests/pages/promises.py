@@ -1,0 +1,229 @@
+"""Which test stands behind which row of the tables in the docs.
+
+A row is named by its first cell, a test by its path below ``tests/``. A new row fails until it has its line here.
+"""
+
+BEHIND: dict[str, dict[str, list[str]]] = {
+    "choose.md": {
+        "as many filters to go as are redundant; the count is an outcome": [
+            "planning/test_choose.py::test_redundant_is_the_published_rule",
+        ],
+        "the same part of every layer": ["planning/test_choose.py::test_a_fraction_is_rounded_down_to_whole_filters"],
+        "a part of your own for some layers, none of the others": [
+            "planning/test_choose.py::test_a_mapping_prunes_only_what_it_names",
+            "planning/test_choose.py::test_the_first_pattern_that_matches_counts",
+        ],
+        "as many filters, chosen otherwise": [
+            "planning/test_choose.py::test_rivals_remove_as_many",
+            "planning/test_choose.py::test_a_callable_criterion",
+        ],
+        "some layers left alone": [
+            "planning/test_choose.py::test_ignored_layers_by_name_pattern_container_and_module",
+            "test_callback.py::test_ignored_layers",
+        ],
+        "only some layers": ["planning/test_choose.py::test_a_linear_layer_only_by_its_full_name"],
+        "a linear layer pruned too": ["planning/test_choose.py::test_a_linear_layer_only_by_its_full_name"],
+        "a trained network pruned, then fine-tuned": [
+            "test_callback.py::test_one_added_line_makes_a_users_network_smaller_and_all_of_it_trains",
+        ],
+        "a prune in the midst of training": ["test_callback.py::test_prune_in_the_middle_of_training"],
+        "many small steps instead of one": [
+            "test_callback.py::test_several_epochs_reach_the_ratio_in_equal_steps",
+            "training/test_schedule.py::test_what_the_arguments_mean",
+        ],
+        "most removed in the first steps": ["training/test_schedule.py::test_cubic_is_that_of_zhu_and_gupta"],
+        "widths that are a multiple of eight": ["planning/test_choose.py::test_round_to_never_removes_more"],
+    },
+    "data.md": {
+        "`TAUUrbanAcousticScenes2019`": ["data/sets/test_tau.py::test_2019"],
+        "`TAUUrbanAcousticScenes2020Mobile` (also 2021)": ["data/sets/test_tau.py::test_2020"],
+        "`TAUUrbanAcousticScenes2022Mobile` (to 2025)": ["data/sets/test_tau.py::test_2022_in_time_and_memory"],
+        "`ESC10(root, download=True, fold=5)`": [
+            "data/sets/test_esc.py::test_esc10_as_its_author_laid_it_out",
+            "data/sets/test_esc.py::test_download",
+        ],
+        "`ESC50(root, download=True, fold=5)`": ["data/sets/test_esc.py::test_esc50_as_its_author_laid_it_out"],
+        "`train_fraction=0.25`": [
+            "data/test_fraction.py::test_the_sizes_are_those_of_the_official_subsets",
+            "data/test_fraction.py::test_a_smaller_fraction_is_inside_every_larger_one",
+            "data/test_fraction.py::test_all_strata_are_cut_at_one_rate_to_within_a_recording",
+            "data/test_fraction.py::test_the_choice_does_not_change_between_versions",
+        ],
+        '`split="split25.csv"`': ["data/sets/test_tau.py::test_an_official_split_file"],
+        '`devices=["a", "b"]`, `cities=["lyon"]`': ["data/sets/test_tau.py::test_devices_and_cities"],
+        "`evaluation_root=...`": ["data/test_scenes.py::test_evaluation_clips_are_predicted"],
+        "`reassemble(root, destination)`": ["data/sets/test_reassemble.py::test_pieces_become_recordings_again"],
+    },
+    "features.md": {
+        "`Mixup`": [
+            "data/augment/test_mixing.py::test_mixup_is_a_convex_combination_of_clips_and_labels_alike",
+            "data/augment/test_mixing.py::test_mixup_draws_its_shares_from_the_beta_distribution",
+        ],
+        "`FreqMixStyle`": [
+            "data/augment/test_mixing.py::test_freq_mixstyle_exchanges_band_statistics_and_keeps_the_content",
+        ],
+        "`FrequencyMask`, `TimeMask`": [
+            "data/augment/test_masking.py::test_masks_cover_one_range_of_uniform_width_at_a_uniform_place",
+        ],
+        "`TimeRoll`": ["data/augment/test_rolling.py::test_rolling_permutes_frames_within_the_stated_shift"],
+        "`DeviceImpulseResponse`": [
+            "data/augment/test_impulse_response.py::test_impulse_responses_agree_with_scipy_and_leave_other_devices_alone",
+        ],
+    },
+    "method.md": {
+        '`"l1"`, `"l2"`': ["ranking/test_criteria.py::test_scores_equal_the_reference"],
+        '`"geometric_median"`': ["ranking/test_criteria.py::test_scores_equal_the_reference"],
+        '`"geometric_mean"`': ["ranking/test_criteria.py::test_scores_equal_the_reference"],
+        '`"operator_norm"`': ["ranking/test_criteria.py::test_scores_equal_the_reference"],
+        '`"random"`': ["ranking/test_criteria.py::test_random_repeats_with_its_seed_and_leaves_the_callers_generator"],
+        "a callable": ["ranking/test_redundancy.py::test_a_callable_gives_the_scores"],
+    },
+    "prune.md": {
+        # In which order
+        "`setup`": [
+            "training/test_distributed.py::test_strategies",
+            "test_callback.py::test_lightnings_own_pruning_is_refused",
+            "training/test_checkpoint.py::test_the_users_own_hooks_are_called_and_given_back",
+        ],
+        "a checkpoint is loaded": ["training/test_checkpoint.py::test_a_resumed_run_ends_as_the_uninterrupted_one"],
+        "`on_train_start`, `on_train_epoch_start`": [
+            "test_callback.py::test_a_rule_of_ones_own",
+            "training/test_checkpoint.py::test_a_dense_run_is_pruned_before_it_trains_on",
+        ],
+        "1. decide": [
+            "test_callback.py::test_looking_at_a_batch_does_not_change_the_training_data",
+            "training/test_distributed.py::test_one_process_decides_for_all",
+        ],
+        "2. unwrap": ["training/test_distributed.py::test_processes_end_bit_identical"],
+        "3. cut": [
+            "surgery/test_apply.py::test_equal_to_the_masked_dense_network_or_refused",
+            "surgery/test_apply.py::test_a_wrong_cut_is_undone_to_the_last_bit",
+        ],
+        "4. optimizers": [
+            "surgery/test_optim.py::test_state_is_that_of_the_kept_filters",
+            "surgery/test_optim.py::test_parameter_groups_and_several_optimizers",
+        ],
+        "5. averages": ["training/test_averages.py::test_averages_are_cut_like_the_network_and_training_goes_on"],
+        "6. agree": ["training/test_distributed.py::test_processes_that_cut_different_filters_stop"],
+        "7. check": ["test_callback.py::test_optimizers_that_were_left_behind_are_noticed"],
+        "8. scores": [
+            "training/test_monitors.py::test_they_start_as_new_ones_do",
+            "training/test_monitors.py::test_the_scores_can_be_kept",
+        ],
+        "9. report": ["test_callback.py::test_numbers_reach_the_logger_and_the_table_the_console"],
+        "`teardown`": ["training/test_checkpoint.py::test_the_users_own_hooks_are_called_and_given_back"],
+        # Strategies and processes
+        "one process": ["test_callback.py::test_one_added_line_makes_a_users_network_smaller_and_all_of_it_trains"],
+        "`ddp`, 2 processes, gloo; `static_graph`, `find_unused_parameters`, `gradient_as_bucket_view`": [
+            "training/test_distributed.py::test_processes_end_bit_identical",
+        ],
+        "`ddp` against one process with the same batches": [
+            "training/test_distributed.py::test_two_processes_train_as_one_with_their_batches_together",
+        ],
+        "`ddp`, resumed": ["training/test_distributed.py::test_a_run_on_two_processes_resumes"],
+        "`ddp_spawn`, `ddp_notebook`": [
+            "training/test_distributed.py::test_spawned_processes_give_the_smaller_network_back",
+            "training/test_distributed.py::test_strategies",
+        ],
+        "a failure, or other filters, on one process": [
+            "training/test_distributed.py::test_a_failure_on_one_process_stops_all",
+            "training/test_distributed.py::test_processes_that_cut_different_filters_stop",
+        ],
+        "other filters, other epochs, chosen by each process": [
+            "training/test_distributed.py::test_one_process_decides_for_all",
+        ],
+        "`SyncBatchNorm`, `sync_batchnorm=True`": ["training/test_distributed.py::test_strategies"],
+        "`ddp_comm_hook`, `model_averaging_period`": ["training/test_distributed.py::test_strategies"],
+        "FSDP, DeepSpeed, ModelParallel": [
+            "training/test_distributed.py::test_strategies_that_shard_are_refused_by_name",
+        ],
+        "any other strategy on many processes": [
+            "training/test_distributed.py::test_an_unknown_strategy_on_many_processes_is_refused",
+        ],
+        # Precision and optimization
+        "32, `bf16-mixed`, `64-true`, `16-mixed` with its gradient scaler (on the CPU)": [
+            "test_callback.py::test_prune_in_the_middle_of_training",
+        ],
+        "gradient accumulation, gradient clipping": ["test_callback.py::test_prune_in_the_middle_of_training"],
+        "several optimizers, manual optimization": [
+            "test_callback.py::test_manual_optimization_with_two_optimizers",
+        ],
+        "Adam (amsgrad), AdamW (foreach, fused), Adafactor, Adadelta, Adagrad, Adamax, ASGD, NAdam, RAdam, RMSprop, "
+        "Rprop, SGD": ["surgery/test_optim.py::test_every_parameter_stays_bound_and_moves"],
+        "LBFGS": ["surgery/test_optim.py::test_lbfgs_is_refused_before_anything_is_cut"],
+        "StepLR, OneCycleLR, ReduceLROnPlateau, CosineAnnealingWarmRestarts, SequentialLR": [
+            "surgery/test_optim.py::test_schedulers_go_on_where_they_were",
+            "training/test_checkpoint.py::test_a_resumed_run_ends_as_the_uninterrupted_one",
+        ],
+        "`torch.compile` of the module, of a part, in place": [
+            "surgery/test_compiled.py::test_training_goes_on_with_code_for_the_new_shapes",
+            "surgery/test_compiled.py::test_layers_are_named_as_in_the_users_code",
+        ],
+        # Other callbacks
+        "`ModelCheckpoint`, `EarlyStopping` and classes derived from them": [
+            "training/test_monitors.py::test_best_is_the_best_of_the_pruned_network",
+            "training/test_monitors.py::test_they_start_as_new_ones_do",
+            "training/test_monitors.py::test_the_scores_can_be_kept",
+        ],
+        "`WeightAveraging`, `EMAWeightAveraging`, `StochasticWeightAveraging`": [
+            "training/test_averages.py::test_averages_are_cut_like_the_network_and_training_goes_on",
+            "training/test_averages.py::test_a_run_with_averages_resumes",
+        ],
+        "an `AveragedModel` held by the LightningModule, as a submodule or not, or by a callback": [
+            "training/test_averages.py::test_an_average_in_the_module_follows_the_part_that_it_averages",
+            "training/test_averages.py::test_averages_that_are_no_submodules_follow_too",
+            "training/test_averages.py::test_an_average_of_one_knows_not_which_part_is_refused",
+        ],
+        "an `AveragedModel` that `forward` uses in evaluation mode": [
+            "training/test_averages.py::test_an_average_that_evaluation_uses_is_refused",
+        ],
+        "other copies of the network, such as a teacher": [
+            "training/test_averages.py::test_an_average_in_the_module_follows_the_part_that_it_averages",
+        ],
+        "Lightning's `ModelPruning`": ["test_callback.py::test_lightnings_own_pruning_is_refused"],
+        # Checkpoints
+        "resume from before, between and after prunes": [
+            "training/test_checkpoint.py::test_a_resumed_run_ends_as_the_uninterrupted_one",
+        ],
+        "resume from the middle of an epoch, or from its last batch": [
+            "training/test_checkpoint.py::test_a_run_resumes_from_the_middle_of_an_epoch",
+            "training/test_checkpoint.py::test_a_dense_run_is_pruned_before_it_trains_on",
+        ],
+        "killed with SIGKILL while training, pruning or writing": [
+            "recipes/test_crash.py::test_a_run_that_is_killed_twice_ends_as_the_undisturbed_one",
+        ],
+        '`ckpt_path="best"`, `"last"`, a path, in `fit`, `test`, `validate`, `predict`': [
+            "training/test_checkpoint.py::test_last_and_best_after_the_fit",
+            "training/test_checkpoint.py::test_a_new_trainer_predicts_from_each_checkpoint",
+        ],
+        "`save_weights_only=True`": ["training/test_checkpoint.py::test_checkpoints_of_weights_alone"],
+        "without the callback": [
+            "training/test_checkpoint.py::test_load_pruned",
+            "training/test_checkpoint.py::test_the_mixin_loads_by_load_from_checkpoint",
+        ],
+        "plain state dicts": ["training/test_checkpoint.py::test_every_network_comes_back_from_its_state_dict"],
+        "damaged, truncated, foreign, of another version": [
+            "training/test_checkpoint.py::test_a_damaged_structure_is_refused_and_nothing_changed",
+            "training/test_checkpoint.py::test_a_truncated_file_is_refused",
+            "training/test_checkpoint.py::test_another_networks_checkpoint_is_refused",
+            "training/test_checkpoint.py::test_files_that_are_no_checkpoint_are_refused",
+        ],
+        "`torch.save(module)`, `deepcopy`, `pickle`, also in the middle of training": [
+            "training/test_checkpoint.py::test_module_and_callback_travel_in_the_middle_of_training",
+        ],
+        # Packages
+        "`pytorch_lightning` Trainers, modules and callbacks": [
+            "test_integrations.py::test_the_trainer_of_pytorch_lightning",
+        ],
+        "LightningCLI files": ["test_integrations.py::test_a_lightning_cli_file"],
+        "Hydra's `DictConfig` and `ListConfig`": ["test_integrations.py::test_hydras_containers"],
+    },
+}
+
+# Tables that one test reads whole, by the start of their header.
+READ_WHOLE = {
+    ("features.md", "| | `dcase2019` |"): "data/features/test_front_ends.py::test_the_documentation_states_the_numbers"
+}
+
+# Tables of results: what measured them.
+MEASURED = {"similar-filters.md": "recipes/responses.py"}

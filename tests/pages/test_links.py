@@ -1,0 +1,24 @@
+"""What the README and the pages under docs/ point at is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import lightning_cosprune
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(DOCS.glob("*.md"))], ids=lambda page: page.name)
+def test_pictures_and_pages_that_are_linked_exist(page):
+    for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+        if not link.startswith("auto_gallery/"):
+            assert (page.parent / link).exists(), link
+
+
+def test_the_reference_lists_every_public_name():
+    text = (DOCS / "api.md").read_text(encoding="utf-8")
+    for name in lightning_cosprune.__all__:
+        assert re.search(rf"::\s+{name}\b", text), name
