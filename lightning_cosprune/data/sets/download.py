@@ -144,6 +144,7 @@ def _fetch_bytes(archive: Archive, part: Path, advance: Any) -> None:
             announced = _fetch_rest(archive, part, have, advance)
             size = announced if size is None else size
         except urllib.error.HTTPError as error:
+            error.close()  # an answer too, which holds the connection
             if error.code not in (408, 416, 429) and error.code < 500:
                 raise OSError(
                     f"{archive.name}: expected it at {archive.url}, the server answers {error.code} {error.reason}. "
