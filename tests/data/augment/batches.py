@@ -8,10 +8,7 @@ import numpy as np
 import soundfile
 import torch
 
-from lightning_cosprune.data import (
-    Augmentation,
-    SceneBatch,
-)
+from lightning_cosprune.data import Augmentation, SceneBatch
 
 DEVICES = ["a", "b"]
 

@@ -9,9 +9,7 @@ import scipy.signal
 import torch
 from data.augment.batches import prepared, responses, waveforms
 
-from lightning_cosprune.data import (
-    DeviceImpulseResponse,
-)
+from lightning_cosprune.data import DeviceImpulseResponse
 
 
 def test_impulse_responses_agree_with_scipy_and_leave_other_devices_alone(tmp_path: Path) -> None:

@@ -8,11 +8,7 @@ import pytest
 import scipy.stats
 import torch
 
-from lightning_cosprune.data import (
-    FrequencyMask,
-    SceneBatch,
-    TimeMask,
-)
+from lightning_cosprune.data import FrequencyMask, SceneBatch, TimeMask
 
 
 @pytest.mark.parametrize(("kind", "axis", "size"), [(FrequencyMask, 2, 12), (TimeMask, 3, 30)])

@@ -8,11 +8,7 @@ import torch
 from data.augment.batches import DEVICES, features, prepared
 from torch import Tensor, nn
 
-from lightning_cosprune.data import (
-    FreqMixStyle,
-    Mixup,
-    SceneBatch,
-)
+from lightning_cosprune.data import FreqMixStyle, Mixup, SceneBatch
 
 
 def test_mixup_is_a_convex_combination_of_clips_and_labels_alike() -> None:

@@ -6,10 +6,7 @@ import pytest
 import torch
 from data.augment.batches import features, waveforms
 
-from lightning_cosprune.data import (
-    SceneBatch,
-    TimeRoll,
-)
+from lightning_cosprune.data import SceneBatch, TimeRoll
 
 
 @pytest.mark.parametrize("batch", [features(), waveforms()])
