@@ -5,18 +5,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._pytree import tree_leaves, tree_map
 
-from lightning_cosprune.network.forward import call, evaluating
 from lightning_cosprune.network.layers import layer_weight, prunable_layers
+from lightning_cosprune.network.steps import Steps, record_steps
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -71,6 +69,7 @@ def fold_batch_norms(model: nn.Module, example_inputs: Any) -> dict[str, FoldedL
         RuntimeError: As ``model`` raises where it cannot be run on ``example_inputs``.
 
     Example:
+        >>> import torch
         >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 8, 3), nn.ReLU())
         >>> _ = model.append(nn.BatchNorm2d(8))
         >>> for name, folded in fold_batch_norms(model, torch.zeros(1, 1, 8, 8)).items():
@@ -80,75 +79,11 @@ def fold_batch_norms(model: nn.Module, example_inputs: Any) -> dict[str, FoldedL
     """
     layers = prunable_layers(model)
     norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
-    run = _record(model, example_inputs, layers, norms)
+    run = record_steps(model, example_inputs, layers, norms)
     return {name: _fold(layer, _batch_norm_of(name, layer, run, norms), norms) for name, layer in layers.items()}
 
 
-@dataclass(frozen=True)
-class _Run:
-    """One forward pass as autograd recorded it; nodes are its steps.
-
-    Attributes:
-        outputs: Layer name -> the node and the number of axes of each output, one for every call.
-        inputs: Batch norm name -> the node of each input, one for every call.
-        readers: Node -> the nodes that read its result, on the way to an output of the model.
-        sources: Node -> the nodes whose results it reads.
-    """
-
-    outputs: Mapping[str, list[tuple[Node | None, int]]]
-    inputs: Mapping[str, list[Node | None]]
-    readers: Mapping[Node, list[Node]]
-    sources: Mapping[Node, list[Node]]
-
-
-def _record(
-    model: nn.Module, example_inputs: Any, layers: Mapping[str, nn.Module], norms: Mapping[str, _BatchNorm]
-) -> _Run:
-    outputs: dict[str, list[tuple[Node | None, int]]] = {name: [] for name in layers}
-    inputs: dict[str, list[Node | None]] = {name: [] for name in norms}
-    handles = [
-        layer.register_forward_hook(
-            lambda _, __, output, name=name: outputs[name].append((output.grad_fn, output.ndim))
-        )
-        for name, layer in layers.items()
-    ] + [
-        norm.register_forward_pre_hook(lambda _, args, name=name: inputs[name].append(args[0].grad_fn))
-        for name, norm in norms.items()
-    ]
-    try:
-        # Inputs that require grad are followed through frozen layers too; a clone may be changed in place.
-        with evaluating(model), torch.inference_mode(False), torch.enable_grad():
-            found = call(model, tree_map(_followed, example_inputs))
-    finally:
-        for handle in handles:
-            handle.remove()
-    readers, sources = _edges(leaf.grad_fn for leaf in tree_leaves(found) if isinstance(leaf, Tensor))
-    return _Run(outputs, inputs, readers, sources)
-
-
-def _followed(leaf: Any) -> Any:
-    if isinstance(leaf, Tensor) and leaf.is_floating_point():
-        return leaf.detach().clone().requires_grad_().clone()
-    return leaf
-
-
-def _edges(ends: Iterable[Node | None]) -> tuple[dict[Node, list[Node]], dict[Node, list[Node]]]:
-    """Who reads whom in autograd's graph, both ways, as far as ``ends`` depend on it."""
-    readers: dict[Node, list[Node]] = {}
-    sources: dict[Node, list[Node]] = {}
-    waiting = [node for node in ends if node is not None]
-    while waiting:
-        node = waiting.pop()
-        if node in sources:
-            continue
-        sources[node] = [source for source, _ in node.next_functions if source is not None]
-        for source in sources[node]:
-            readers.setdefault(source, []).append(node)
-        waiting += sources[node]
-    return readers, sources
-
-
-def _batch_norm_of(name: str, layer: nn.Module, run: _Run, norms: Mapping[str, _BatchNorm]) -> str:
+def _batch_norm_of(name: str, layer: nn.Module, run: Steps, norms: Mapping[str, _BatchNorm]) -> str:
     """Name of the batch norm that can be folded into the layer, or why there is none."""
     calls = run.outputs[name]
     if len(calls) != 1:
@@ -169,7 +104,7 @@ def _batch_norm_of(name: str, layer: nn.Module, run: _Run, norms: Mapping[str, _
     return direct[0]
 
 
-def _reader_further_on(node: Node, run: _Run) -> str:
+def _reader_further_on(node: Node, run: Steps) -> str:
     """Which batch norm reads what other steps made of this node's result, and which steps they are."""
     reads = {one: name for name, nodes in run.inputs.items() for one in nodes if one is not None}
     produced = {one for calls in run.outputs.values() for one, _ in calls if one is not node}

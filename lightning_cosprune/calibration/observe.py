@@ -1,0 +1,100 @@
+"""What goes into a layer and comes out of it while a network reads calibration data."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from lightning_cosprune.network.forward import call, evaluating, same_random_state, unchanged
+
+__all__ = ["Observer", "as_batches", "num_samples", "observe", "observed_inputs"]
+
+Observer = Callable[[str, Tensor, Tensor], None]
+"""Is told the name of a layer, its input and its output, at every call."""
+
+
+class _Enough(Exception):
+    """Ends a forward pass of which nothing more is asked."""
+
+
+def as_batches(calibration: Iterable[Any], caller: str) -> list[Any]:
+    """Calibration data as a list, for they are read more than once.
+
+    Raises:
+        ValueError: There are none, or they are one tensor instead of an iterable of inputs.
+
+    Returns:
+        One entry a forward pass.
+    """
+    if isinstance(calibration, (Tensor, Mapping, str)):
+        raise ValueError(
+            f"`{caller}(calibration=...)`: expected an iterable of inputs, one a forward pass, found a "
+            f"{type(calibration).__name__}. Write `[inputs]` for a single batch."
+        )
+    batches = list(calibration)
+    if not batches:
+        raise ValueError(f"`{caller}(calibration=...)`: expected at least one input, found none.")
+    return batches
+
+
+def num_samples(batch: Any) -> int:
+    """How many samples one entry of calibration data holds: the length of its first tensor."""
+    first = next((leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim), None)
+    return 1 if first is None else len(first)
+
+
+def observe(model: nn.Module, batch: Any, layers: Sequence[str], observer: Observer) -> Any:
+    """Run one batch in evaluation mode, without gradients or a trace, and tell ``observer`` of every call of a layer.
+
+    Args:
+        model: The network.
+        batch: A tensor, or a tuple of positional or a mapping of keyword arguments of ``model``.
+        layers: Names of the layers.
+        observer: Is told of their calls.
+
+    Returns:
+        What the network returns.
+    """
+
+    def hook(name: str) -> Callable[..., None]:
+        def told(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            observer(name, args[0], output)
+
+        return told
+
+    with _running(model), contextlib.ExitStack() as handles:
+        for name in layers:
+            handle = model.get_submodule(name).register_forward_hook(hook(name))
+            handles.callback(handle.remove)
+        return call(model, batch)
+
+
+def observed_inputs(model: nn.Module, batch: Any, layer: str, calls: int) -> list[Tensor]:
+    """What the layer is given at each of its calls in one forward pass, which ends with the last of them."""
+    seen: list[Tensor] = []
+
+    def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
+        seen.append(args[0].detach())
+        if len(seen) == calls:
+            raise _Enough
+
+    with _running(model):
+        handle = model.get_submodule(layer).register_forward_pre_hook(hook)
+        try:
+            call(model, batch)
+        except _Enough:
+            pass
+        finally:
+            handle.remove()
+    return seen
+
+
+@contextlib.contextmanager
+def _running(model: nn.Module) -> Iterator[None]:
+    with unchanged(model), evaluating(model), torch.no_grad(), same_random_state():
+        yield

@@ -1,0 +1,1 @@
+"""The kept filters say what the removed ones said, without training."""
