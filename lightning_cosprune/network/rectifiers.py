@@ -11,6 +11,7 @@ from torch import nn
 from torch.autograd.graph import Node
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lightning_cosprune.network.layers import layer_weight
 from lightning_cosprune.network.steps import Steps, record_steps
 
 __all__ = ["Sequel", "find_sequels"]
@@ -39,7 +40,8 @@ class Sequel:
 def find_sequels(model: nn.Module, example_inputs: Any, layers: Mapping[str, nn.Module]) -> dict[str, Sequel]:
     """Layer name -> its sequel, from one forward pass in evaluation mode.
 
-    A layer that is called several times, or read by several steps, has an empty one: nothing is known to be the same.
+    A layer that is called several times, read by several steps or returned by the model has an empty one: nothing is
+    known to be the same.
 
     Args:
         model: The network; left as it was found.
@@ -51,27 +53,28 @@ def find_sequels(model: nn.Module, example_inputs: Any, layers: Mapping[str, nn.
     """
     norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
     steps = record_steps(model, example_inputs, layers, norms)
-    return {name: _sequel(steps, name, norms) for name in layers}
+    return {name: _sequel(steps, name, layer, norms) for name, layer in layers.items()}
 
 
-def _sequel(steps: Steps, layer: str, norms: Mapping[str, _BatchNorm]) -> Sequel:
-    calls = steps.outputs[layer]
-    node = calls[0][0] if len(calls) == 1 else None
-    if node is None or node not in steps.sources:
+def _sequel(steps: Steps, name: str, layer: nn.Module, norms: Mapping[str, _BatchNorm]) -> Sequel:
+    calls = steps.outputs[name]
+    node, axes = calls[0] if len(calls) == 1 else (None, 0)
+    reader = None if node is None else _only_reader(steps, node)
+    if reader is None:
         return Sequel()
-    norm = None
-    for name, inputs in steps.inputs.items():
-        if len(inputs) == 1 and inputs[0] is node and norms[name].running_mean is not None:
-            norm = name
-    reader = _only_reader(steps, node)
-    if norm is None or reader is None:
-        return Sequel(None, *_range_let_through(reader))
-    return Sequel(norm, *_range_let_through(_only_reader(steps, reader)))
+    # A batch norm takes axis 1 for the channels, whatever the layer has there.
+    filters_second = axes == (2 if isinstance(layer, nn.Linear) else layer_weight(layer).ndim)
+    for norm, inputs in steps.inputs.items():
+        if len(inputs) == 1 and inputs[0] is node and norms[norm].running_mean is not None:
+            if not filters_second:
+                return Sequel()
+            return Sequel(norm, *_range_let_through(_only_reader(steps, reader)))
+    return Sequel(None, *_range_let_through(reader))
 
 
 def _only_reader(steps: Steps, node: Node) -> Node | None:
     readers = steps.readers.get(node, [])
-    return readers[0] if len(readers) == 1 else None
+    return readers[0] if len(readers) == 1 and node not in steps.ends else None
 
 
 def _range_let_through(node: Any) -> tuple[float, float]:

@@ -76,7 +76,7 @@ def input_rows(
         inputs, stride = _spread(layer, inputs), (1,) * dimensions
     else:
         mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-        inputs = functional.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)
+        inputs = functional.pad(inputs, _around(layer), mode=mode)
     patches = inputs
     for axis, (size, step, gap) in enumerate(zip(layer.kernel_size, stride, layer.dilation, strict=True), start=2):
         patches = patches.unfold(axis, (size - 1) * gap + 1, step)[..., ::gap]
@@ -110,6 +110,15 @@ def set_weight_rows(layer: Any, rows: Float[Tensor, "groups filters columns"]) -
 
 def _dimensions(layer: Any) -> int:
     return len(tuple(layer.kernel_size))
+
+
+def _around(layer: Any) -> Sequence[int]:
+    """How much is put around the input, last axis first, as the forward pass reads it."""
+    if layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
+        # Not what the constructor noted: users change the padding of a layer that they have.
+        return [around for size in reversed(layer.padding) for around in (size, size)]
+    sizes: Sequence[int] = layer._reversed_padding_repeated_twice
+    return sizes
 
 
 def _spread(layer: Any, inputs: Tensor) -> Tensor:

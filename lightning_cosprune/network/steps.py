@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
-from lightning_cosprune.network.forward import call, evaluating
+from lightning_cosprune.network.forward import call, evaluating, float_tensors
 
 __all__ = ["Steps", "record_steps"]
 
@@ -25,12 +25,14 @@ class Steps:
         inputs: Batch norm name -> the node of each input, one for every call.
         readers: Node -> the nodes that read its result, on the way to an output of the model.
         sources: Node -> the nodes whose results it reads.
+        ends: The nodes whose results the model returns.
     """
 
     outputs: Mapping[str, list[tuple[Node | None, int]]]
     inputs: Mapping[str, list[Node | None]]
     readers: Mapping[Node, list[Node]]
     sources: Mapping[Node, list[Node]]
+    ends: tuple[Node, ...]
 
 
 def record_steps(
@@ -65,8 +67,8 @@ def record_steps(
     finally:
         for handle in handles:
             handle.remove()
-    readers, sources = _edges(leaf.grad_fn for leaf in tree_leaves(found) if isinstance(leaf, Tensor))
-    return Steps(outputs, inputs, readers, sources)
+    ends = tuple(leaf.grad_fn for leaf in float_tensors(found) if leaf.grad_fn is not None)
+    return Steps(outputs, inputs, *_edges(ends), ends)
 
 
 def _followed(leaf: Any) -> Any:
@@ -75,11 +77,11 @@ def _followed(leaf: Any) -> Any:
     return leaf
 
 
-def _edges(ends: Iterable[Node | None]) -> tuple[dict[Node, list[Node]], dict[Node, list[Node]]]:
+def _edges(ends: Iterable[Node]) -> tuple[dict[Node, list[Node]], dict[Node, list[Node]]]:
     """Who reads whom in autograd's graph, both ways, as far as ``ends`` depend on it."""
     readers: dict[Node, list[Node]] = {}
     sources: dict[Node, list[Node]] = {}
-    waiting = [node for node in ends if node is not None]
+    waiting = list(ends)
     while waiting:
         node = waiting.pop()
         if node in sources:
