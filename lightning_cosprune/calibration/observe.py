@@ -62,14 +62,14 @@ def observe(model: nn.Module, batch: Any, layers: Sequence[str], observer: Obser
     """
 
     def hook(name: str) -> Callable[..., None]:
-        def told(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-            observer(name, args[0], output)
+        def told(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+            observer(name, _given(args, kwargs), output)
 
         return told
 
     with _running(model), contextlib.ExitStack() as handles:
         for name in layers:
-            handle = model.get_submodule(name).register_forward_hook(hook(name))
+            handle = model.get_submodule(name).register_forward_hook(hook(name), with_kwargs=True)
             handles.callback(handle.remove)
         return call(model, batch)
 
@@ -78,13 +78,15 @@ def observed_inputs(model: nn.Module, batch: Any, layer: str, calls: int) -> lis
     """What the layer is given at each of its calls in one forward pass, which ends with the last of them."""
     seen: list[Tensor] = []
 
-    def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
-        seen.append(args[0].detach())
-        if len(seen) == calls:
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        inputs = _given(args, kwargs).detach()
+        if len(seen) == calls - 1:
+            seen.append(inputs)
             raise _Enough
+        seen.append(inputs.clone())  # what follows this call may change it in place
 
     with _running(model):
-        handle = model.get_submodule(layer).register_forward_pre_hook(hook)
+        handle = model.get_submodule(layer).register_forward_pre_hook(hook, with_kwargs=True)
         try:
             call(model, batch)
         except _Enough:
@@ -92,6 +94,12 @@ def observed_inputs(model: nn.Module, batch: Any, layer: str, calls: int) -> lis
         finally:
             handle.remove()
     return seen
+
+
+def _given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """The input of a layer, which may be passed by its name."""
+    inputs: Tensor = args[0] if args else kwargs["input"]
+    return inputs
 
 
 @contextlib.contextmanager

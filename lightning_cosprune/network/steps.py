@@ -57,7 +57,10 @@ def record_steps(
         )
         for name, layer in layers.items()
     ] + [
-        norm.register_forward_pre_hook(lambda _, args, name=name: inputs[name].append(args[0].grad_fn))
+        norm.register_forward_pre_hook(
+            lambda _, args, kwargs, name=name: inputs[name].append((args[0] if args else kwargs["input"]).grad_fn),
+            with_kwargs=True,
+        )
         for name, norm in norms.items()
     ]
     try:

@@ -69,6 +69,7 @@ def through(run: Callable[..., Any], **modules: nn.Module) -> nn.Module:
         (through(lambda net, x: functional.relu_(net.first(x))), RELU),
         (through(lambda net, x: functional.relu6(net.first(x))), RELU6),
         (through(lambda net, x: {"map": net.first(x).relu()}), RELU),
+        (through(lambda net, x: net.bn(input=net.first(input=x)), bn=nn.BatchNorm2d(4)), Sequel("bn")),
         # Others read it too
         (through(lambda net, x: (y := net.first(x)).relu() + y), NOTHING),
         (through(lambda net, x: [(y := net.first(x)).relu(), y]), NOTHING),
