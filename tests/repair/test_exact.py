@@ -199,7 +199,7 @@ READERS = {
     "several readers": Reader(
         net(
             lambda net, x: torch.cat(
-                [pooled(net.one((y := net.source(x)))), net.two(pooled(y)), pooled(net.three(y).relu())], 1
+                [pooled(net.one(y := net.source(x))), net.two(pooled(y)), pooled(net.three(y).relu())], 1
             ),
             one=nn.Conv2d(8, 4, 3),
             two=nn.Linear(8, 3),
@@ -209,7 +209,7 @@ READERS = {
         ("one", "two", "three"),
     ),
     "one reader, called twice": Reader(
-        net(lambda net, x: net.reader((y := net.source(x))) + net.reader(y.flip(3)).relu(), reader=nn.Conv2d(8, 4, 3)),
+        net(lambda net, x: net.reader(y := net.source(x)) + net.reader(y.flip(3)).relu(), reader=nn.Conv2d(8, 4, 3)),
         MAP,
         ONE,
     ),
