@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from lightning_cosprune.network.layers import is_depthwise, is_layer, layer_weight, num_filters
 from lightning_cosprune.surgery.report import PruningReport
@@ -38,10 +39,11 @@ def kept_filters(
         if not is_layer(module):
             continue
         before = layers.get(name)
-        if before is None or type(before) is not type(module):
+        kind = type_before_parametrizations(module)  # a parametrized layer has a class of its own
+        if before is None or type_before_parametrizations(before) is not kind:
             found = "none of that name" if before is None else f"a {type(before).__name__}"
             raise ValueError(
-                f"`{caller}(dense=...)`: expected the network before the cut, with a {type(module).__name__} "
+                f"`{caller}(dense=...)`: expected the network before the cut, with a {kind.__name__} "
                 f"{name!r}, found {found}. Keep a copy of the network before pruning it: `copy.deepcopy(model)`."
             )
         filters, left = num_filters(before), num_filters(module)

@@ -92,7 +92,8 @@ def refit_least_squares(
             "dense network, found none. `dense` must be the network before the cut, and `pruned` the one after it."
         )
     skipped = {name: reason for name, reason in readers.items() if reason is not None}
-    skipped |= {name: reason for name in readers if (reason := _reason_to_leave(pruned.get_submodule(name)))}
+    solvable = {name: pruned.get_submodule(name) for name in readers if name not in skipped}
+    skipped |= {name: reason for name, layer in solvable.items() if (reason := _reason_to_leave(layer))}
     layers = {name: dense.get_submodule(name) for name in readers if name not in skipped}
 
     targets = Targets(pruned, dense, batches, layers, {name: kept[name] for name in layers}, pool)
@@ -136,7 +137,8 @@ def _error(
             for one, other in zip(found, wanted, strict=True):
                 exact = other.double()
                 sums[0] += (one.double() - exact).square().sum()
-                sums[1] += (exact - exact.mean(dim=0)).square().sum() if len(exact) > 1 else exact.square().sum()
+                several = exact.ndim > 0 and len(exact) > 1
+                sums[1] += (exact - exact.mean(dim=0) if several else exact).square().sum()
     if pool is not None:
         sums = pool([sums])[0]
     return float(sums[0] / sums[1].clamp_min(1e-300))
