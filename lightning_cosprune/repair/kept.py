@@ -90,7 +90,7 @@ def readers_of_removed(pruned: nn.Module, dense: nn.Module) -> dict[str, str | N
     for name, module in pruned.named_modules():
         if isinstance(module, nn.RNNBase):
             if module.input_size != before[name].input_size:
-                readers[name] = f"a {type(module).__name__}, whose inputs enter several gates at every step"
+                readers[name] = f"recurrent ({type(module).__name__}): its inputs enter gates at every step"
         elif is_layer(module) and not is_depthwise(before[name]):
             size = "in_features" if isinstance(module, nn.Linear) else "in_channels"
             if getattr(module, size) != getattr(before[name], size):

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from lightning_cosprune.calibration.moments import Pool
 from lightning_cosprune.calibration.observe import as_batches, num_samples
 from lightning_cosprune.network.forward import call, evaluating, float_tensors, same_random_state, unchanged
+from lightning_cosprune.repair.activation import as_pruned
 from lightning_cosprune.repair.kept import kept_filters, readers_of_removed
 from lightning_cosprune.repair.refit import refit_layer
 from lightning_cosprune.repair.report import RepairReport
@@ -97,6 +98,7 @@ def refit_least_squares(
     layers = {name: dense.get_submodule(name) for name in readers if name not in skipped}
 
     targets = Targets(pruned, dense, batches, layers, {name: kept[name] for name in layers}, pool)
+    as_pruned(targets, pruned, dense, kept)
     skipped |= {name: "not reached by the calibration data" for name in layers if name not in targets.calls}
     first = _error(pruned, batches, targets.outputs, pool)
     before = copy.deepcopy(pruned.state_dict())

@@ -179,4 +179,5 @@ def _place_of_bias(own: nn.Parameter | None, pruned: nn.Module, sequel: Sequel) 
     if sequel.batch_norm is None:
         return None, 1
     norm: Any = pruned.get_submodule(sequel.batch_norm)
-    return norm.running_mean, -1
+    frozen = any(not parameter.requires_grad for parameter in norm.parameters())
+    return (None if frozen else norm.running_mean), -1
