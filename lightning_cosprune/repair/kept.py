@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from lightning_cosprune.network.layers import is_depthwise, is_layer, layer_weight, num_filters
@@ -52,7 +52,7 @@ def kept_filters(
         elif left == filters:
             kept[name] = list(range(filters))
         else:
-            kept[name] = _told_from_weights(layer_weight(module).detach(), layer_weight(before).detach())
+            kept[name] = _told_from_weights(module, before)
         if len(kept[name]) != left:
             raise ValueError(
                 f"`{caller}(pruned=..., dense=...)`: expected layer {name!r} to have {left} of the dense network's "
@@ -62,20 +62,31 @@ def kept_filters(
     return kept
 
 
-def _told_from_weights(pruned: Tensor, dense: Tensor) -> list[int]:
+def _told_from_weights(pruned: nn.Module, dense: nn.Module) -> list[int]:
     """Numbers of the dense filters that hold every weight of some pruned filter, whichever inputs were cut."""
-    pruned, dense = pruned.flatten(1).cpu(), dense.flatten(1).cpu()
+    rows, wide = (layer_weight(layer).detach().flatten(1).cpu() for layer in (pruned, dense))
+    biases = [layer._parameters.get("bias") for layer in (pruned, dense)]
     found: list[int] = []
     first = 0
-    for row in pruned:
+    for number, row in enumerate(rows):
         largest = row[row.abs().argmax()]
-        candidates = (dense[first:] == largest).any(dim=1).nonzero()[:, 0].tolist()
-        match = next((first + idx for idx in candidates if bool(torch.isin(row, dense[first + idx]).all())), None)
-        if match is None:
+        candidates = ((wide[first:] == largest).any(dim=1).nonzero()[:, 0] + first).tolist()
+        matches = [idx for idx in candidates if bool(torch.isin(row, wide[idx]).all())]
+        if not matches:
             return found
-        found.append(match)
-        first = match + 1  # a cut keeps the order of the filters
+        if len(matches) > 1:  # by chance, as happens in half precision, or because filters are equal
+            matches = [idx for idx in matches if _in_order(row.tolist(), wide[idx].tolist())] or matches
+            if biases[0] is not None and biases[1] is not None:
+                matches = [idx for idx in matches if biases[0][number] == biases[1][idx]] or matches
+        found.append(matches[0])
+        first = matches[0] + 1  # a cut keeps the order of the filters
     return found
+
+
+def _in_order(some: list[float], all_of_them: list[float]) -> bool:
+    """Whether ``some`` is left when others are taken out of the second list."""
+    remaining = iter(all_of_them)
+    return all(any(one == other for other in remaining) for one in some)
 
 
 def readers_of_removed(pruned: nn.Module, dense: nn.Module) -> dict[str, str | None]:
