@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch_pruning as tp
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_map
 
@@ -202,6 +202,29 @@ class ChannelGraph:
                     raise RefusedError(f"in which order its channels reach {self._names[module]} is not understood")
                 (inputs if reads else outputs).setdefault(self._names[module], []).extend(channels)
         return Removal(outputs, inputs, tuple(parameters))
+
+    def readers(self, name: str) -> dict[str, Tensor]:
+        """Where the filters of layer ``name`` arrive, in each layer that takes them in and ends them.
+
+        Returns:
+            Name of a layer -> channels of its input, int64 ``(filters, channels)``: several of one filter where a
+            flattening stands between. A layer that takes in only some of them, or in no order that is understood, is
+            left out.
+        """
+        filters = num_filters(self._modules[name])
+        arrived: dict[str, list[tuple[int, int]]] = {}
+        for item in self._items(self._modules[name], range(filters)):
+            dependency, channels = item
+            if _reads(dependency) and dependency.target.module in self._names:
+                pairs = zip(map(int, item.root_idxs), map(int, channels), strict=True)
+                arrived.setdefault(self._names[dependency.target.module], []).extend(pairs)
+        found = {}
+        for reader, arrivals in arrived.items():
+            table = torch.tensor(sorted(set(arrivals)))
+            counts = table[:, 0].bincount(minlength=filters)
+            if bool((counts == counts[0]).all()):
+                found[reader] = table[:, 1].reshape(filters, -1)
+        return found
 
     def cut(self, name: str, idxs: Sequence[int]) -> list[Replacement]:
         """Change the network: filters ``idxs`` of layer ``name`` go, with all that belongs to them, unchecked.

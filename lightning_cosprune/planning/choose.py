@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,9 +13,14 @@ from lightning_cosprune.network.channels import ChannelGroup, channel_groups
 from lightning_cosprune.network.layers import is_depthwise, layer_weight, prunable_layers
 from lightning_cosprune.planning.plan import PruningPlan
 from lightning_cosprune.planning.ratios import PruningRatio, check_ratio, check_round_to, match_layers, resolve_ratios
+from lightning_cosprune.planning.response import ResponseRanking
+from lightning_cosprune.ranking.redundancy import CRITERIA as CRITERIA_OF_WEIGHTS
 from lightning_cosprune.ranking.redundancy import check_criterion, rank_filters, redundant_filters
 
-__all__ = ["plan_pruning"]
+__all__ = ["CRITERIA", "plan_pruning"]
+
+CRITERIA = (*CRITERIA_OF_WEIGHTS, "response")
+"""Names that :func:`plan_pruning` takes as ``criterion``."""
 
 Criterion = str | Callable[..., Tensor]
 
@@ -31,6 +36,7 @@ def plan_pruning(
     round_to: int = 1,
     seed: int = 0,
     vectors: Mapping[str, Tensor] | None = None,
+    calibration: Iterable[Any] | None = None,
 ) -> PruningPlan:
     """Choose the filters to remove from each layer of ``model``; nothing is changed.
 
@@ -41,7 +47,9 @@ def plan_pruning(
         model: The network.
         example_inputs: A tensor, or a tuple of positional or a mapping of keyword arguments, for one forward pass that
             finds out which layers read which.
-        criterion: Which filters go first: a name that :func:`rank_filters` knows, or a callable.
+        criterion: Which filters go first: a name that :func:`rank_filters` knows, or a callable; or ``"response"``:
+            those that the kept ones together can speak for, as :func:`~lightning_cosprune.ranking.subset
+            .rank_by_response` says, measured where the filters are read, behind whatever lies between.
         pruning_ratio: How many filters go. ``"redundant"``: as many as the published greedy rule calls redundant, an
             outcome, not a setting; a criterion other than cosine then removes the same number of other filters. A float
             in [0, 1): this fraction of every layer, rounded down to whole filters. A mapping from layer name, or
@@ -53,18 +61,21 @@ def plan_pruning(
         seed: Start of the draws of ``criterion="random"``; each layer draws from its own stream.
         vectors: Layer name -> one row per filter, ranked in place of the layer's weights: what :func:`response_vectors`
             measures, or weights from :func:`fold_batch_norms`. Every layer that may lose filters must be among them.
+        calibration: For ``criterion="response"`` inputs of the network, one entry a forward pass: a tensor, or a tuple
+            of positional or a mapping of keyword arguments. Labels are not looked at.
 
     Returns:
         The filters to remove, and every layer that keeps all of its filters with the reason.
 
     Raises:
         ValueError: An argument is out of range, a pattern matches no layer, there is no convolution, a weight is not
-            finite, or ``vectors`` lack a layer, do not fit it or have no meaning for the criterion.
+            finite, ``vectors`` lack a layer, do not fit it or have no meaning for the criterion, or ``"response"`` has
+            no ``calibration``.
 
     Source: Singh and Plumbley, INTERSPEECH 2022, section 2 (``"cosine"`` with ``"redundant"``).
     """
     check_ratio(pruning_ratio, "plan_pruning")
-    check_criterion(criterion)
+    check_criterion(criterion, CRITERIA)
     check_round_to(round_to, "plan_pruning")
     modules = prunable_layers(model)
     if layers is None and not any(isinstance(module, nn.modules.conv._ConvNd) for module in modules.values()):
@@ -77,21 +88,37 @@ def plan_pruning(
             f"`plan_pruning(criterion={criterion!r}, vectors=...)`: expected a criterion that compares filters, since "
             'the length of a vector says nothing of its filter. Write criterion="cosine", or leave `vectors` out.'
         )
+    if (criterion == "response") != (calibration is not None):
+        raise ValueError(
+            f"`plan_pruning(criterion={criterion!r}, calibration=...)`: expected calibration data for "
+            f'criterion="response" and for no other, found {"none" if calibration is None else "some"}. Pass a list of '
+            "unlabelled inputs, such as [batch[0] for batch in loader], or choose another criterion."
+        )
+    if criterion == "response" and vectors is not None:
+        raise ValueError(
+            '`plan_pruning(criterion="response", vectors=...)`: expected no vectors, since what the layers read is '
+            "compared, not vectors of filters. Leave them out."
+        )
     ratios = resolve_ratios(modules, pruning_ratio, layers)
     ignored = match_layers("ignored_layers", ignored_layers, modules)
 
     pruned: dict[str, list[int]] = {}
     filters: dict[str, int] = {}
     skipped = {name: "depthwise: no layer feeds it" for name, module in modules.items() if is_depthwise(module)}
-    for group in channel_groups(model, example_inputs):
-        names = group.layers
-        asked = [ratios[name] for name in names if name in ratios]
+    groups = channel_groups(model, example_inputs)
+    requests = {group: [ratios[name] for name in group.layers if name in ratios] for group in groups}
+    reasons = {group: _reason_to_skip(group, asked, ignored, modules) for group, asked in requests.items()}
+    ranking = None
+    if calibration is not None:
+        asked_for = [group for group in groups if reasons[group] is None]
+        ranking = ResponseRanking(model, example_inputs, asked_for, calibration)
+    for group in groups:
+        names, asked, reason = group.layers, requests[group], reasons[group]
         for name in group.followers:
             skipped.pop(name, None)
-        reason = _reason_to_skip(group, asked, ignored, modules)
         if reason is None:
             try:
-                idxs, reason = _choose(group, modules, asked, criterion, round_to, seed, vectors)
+                idxs, reason = _choose(group, modules, asked, criterion, round_to, seed, vectors, ranking)
             except ValueError as error:
                 raise ValueError(f"layer {' + '.join(names)}: {error}") from error
         if reason is not None:
@@ -128,6 +155,7 @@ def _choose(
     round_to: int,
     seed: int,
     vectors: Mapping[str, Tensor] | None,
+    ranking: ResponseRanking | None,
 ) -> tuple[list[int], str | None]:
     """The filters of one group to remove, or none and the reason."""
     if vectors is None:
@@ -151,8 +179,15 @@ def _choose(
             [],
             reason if wanted == 0 else f"rounding up to a multiple of {multiple} filters keeps all {group.filters}",
         )
-    options = {"seed": seed + zlib.crc32(group.layers[0].encode())} if criterion == "random" else {}
-    order = rank_filters(weight, criterion, **options)
+    if ranking is not None:
+        # Where each block loses the same number, it may be any of all filters.
+        found = ranking.order(group, group.filters - kept if group.blocks == 1 else group.filters)
+        if found is None:
+            return [], "no convolution or linear layer that the calibration data reach reads its filters"
+        order = found
+    else:
+        options = {"seed": seed + zlib.crc32(group.layers[0].encode())} if criterion == "random" else {}
+        order = rank_filters(weight, criterion, **options)
     of_block = (order // (group.filters // group.blocks)).argsort(stable=True)
     first = order[of_block].unflatten(0, (group.blocks, -1))[:, : (group.filters - kept) // group.blocks]
     return sorted(first.flatten().tolist()), None

@@ -176,17 +176,17 @@ def rank_filters(
     return _by_similarity(weight, **options)
 
 
-def check_criterion(criterion: str | Callable[..., Tensor]) -> None:
-    """Refuse what :func:`rank_filters` does not take as ``criterion``.
+def check_criterion(criterion: str | Callable[..., Tensor], known: Sequence[str] = CRITERIA) -> None:
+    """Refuse a ``criterion`` that is no callable and not among the names ``known``, those of :func:`rank_filters`.
 
     Raises:
         ValueError: With what was found, the names that there are and the nearest of them.
     """
-    if callable(criterion) or criterion in CRITERIA:
+    if callable(criterion) or criterion in known:
         return
-    close = difflib.get_close_matches(str(criterion), CRITERIA, n=1, cutoff=0.4)
+    close = difflib.get_close_matches(str(criterion), known, n=1, cutoff=0.4)
     raise ValueError(
-        f"`criterion={criterion!r}`: expected one of {', '.join(CRITERIA)}, or a callable that takes a weight and "
+        f"`criterion={criterion!r}`: expected one of {', '.join(known)}, or a callable that takes a weight and "
         f"returns one score per filter.{f' Did you mean {close[0]!r}?' if close else ''}"
     )
 

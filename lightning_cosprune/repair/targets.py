@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,15 +13,12 @@ from tqdm.auto import tqdm
 
 from lightning_cosprune.calibration.moments import Pool
 from lightning_cosprune.calibration.observe import num_samples, observe
+from lightning_cosprune.calibration.positions import chosen_positions, positions_a_sample
 from lightning_cosprune.network.forward import float_tensors
 from lightning_cosprune.network.rectifiers import find_sequels
 from lightning_cosprune.network.rows import num_positions, output_rows, weight_rows
 
 __all__ = ["Seen", "Targets"]
-
-_ROWS = 2**14
-_ROWS_A_COLUMN = 8
-"""Of a layer's positions so many are looked at, spread over all samples: more of them say little that is new."""
 
 
 @dataclass
@@ -55,10 +51,8 @@ class Targets:
         samples = sum(map(num_samples, batches))
         if pool is not None:
             samples = int(pool([torch.tensor(samples)])[0])
-        wanted = {
-            name: math.ceil(max(_ROWS, _ROWS_A_COLUMN * weight_rows(pruned.get_submodule(name)).shape[2]) / samples)
-            for name in layers
-        }
+        columns = {name: weight_rows(pruned.get_submodule(name)).shape[2] for name in layers}
+        wanted = {name: positions_a_sample(columns[name], samples) for name in layers}
         generator = torch.Generator().manual_seed(0)
         self.calls: dict[str, int] = {}
         self.seen: list[dict[str, list[Seen]]] = []
@@ -67,7 +61,7 @@ class Targets:
             seen: dict[str, list[Seen]] = {}
 
             def note(name: str, _: Tensor, output: Tensor, seen: dict[str, list[Seen]] = seen) -> None:
-                positions = _spread_positions(num_positions(layers[name], output), wanted[name], generator)
+                positions = chosen_positions(num_positions(layers[name], output), wanted[name], generator)
                 positions = positions.to(output.device)
                 index = torch.tensor(kept[name], device=output.device)
                 rows = output_rows(layers[name], output, positions).index_select(2, index)
@@ -79,9 +73,3 @@ class Targets:
                 self.calls[name] = max(self.calls.get(name, 0), len(calls))
         example = tree_map(lambda leaf: leaf[:1] if isinstance(leaf, Tensor) and leaf.ndim else leaf, batches[0])
         self.sequels = find_sequels(dense, example, layers)
-
-
-def _spread_positions(available: int, wanted: int, generator: torch.Generator) -> Tensor:
-    if wanted >= available:
-        return torch.arange(available)
-    return torch.randperm(available, generator=generator)[:wanted].sort().values
