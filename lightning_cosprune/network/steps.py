@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.utils._pytree import tree_map
 
-from lightning_cosprune.network.forward import call, evaluating, float_tensors
+from lightning_cosprune.network.forward import call, evaluating, float_tensors, same_random_state, unchanged
 
 __all__ = ["Steps", "record_steps"]
 
@@ -65,7 +65,7 @@ def record_steps(
     ]
     try:
         # Inputs that require grad are followed through frozen layers too; a clone may be changed in place.
-        with evaluating(model), torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), unchanged(model), evaluating(model), same_random_state():
             found = call(model, tree_map(_followed, example_inputs))
     finally:
         for handle in handles:

@@ -116,14 +116,28 @@ def test_frozen_networks_and_dataclass_outputs_are_followed_too() -> None:
 
 @pytest.mark.parametrize("context", [torch.enable_grad, torch.no_grad, torch.inference_mode])
 def test_the_network_is_left_as_it_was_found(context: Any) -> None:
-    model = nn.Sequential(conv(1, 4), nn.BatchNorm2d(4), nn.ReLU(inplace=True), conv(4, 2)).train()
+    class Streaming(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+            self.past: Tensor | None = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += torch.rand(())
+            self.past = x
+            return x
+
+    model = nn.Sequential(conv(1, 4), nn.BatchNorm2d(4), nn.ReLU(inplace=True), conv(4, 2), Streaming()).train()
     model[1].eval()
+    random_state = torch.get_rng_state()
     model[0].weight.requires_grad_(False)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with context():
         found = find_sequels(model, INPUT, {"0": model[0], "3": model[3]})
     assert found == {"0": Sequel("1", 0.0, math.inf), "3": NOTHING}
-    assert [module.training for module in model.modules()] == [True, True, False, True, True]
+    assert [module.training for module in model.modules()] == [True, True, False, True, True, True]
+    assert model[4].past is None
+    assert torch.equal(torch.get_rng_state(), random_state)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     assert not model[0].weight.requires_grad
     assert all(parameter.grad is None for parameter in model.parameters())
