@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from lightning_cosprune.network.forward import call, evaluating, same_random_state, unchanged
 
-__all__ = ["Observer", "as_batches", "num_samples", "observe", "observed_inputs"]
+__all__ = ["Observer", "observe", "observed_inputs"]
 
 Observer = Callable[[str, Tensor, Tensor], None]
 """Is told the name of a layer, its input and its output, at every call."""
@@ -20,32 +19,6 @@ Observer = Callable[[str, Tensor, Tensor], None]
 
 class _Enough(Exception):
     """Ends a forward pass of which nothing more is asked."""
-
-
-def as_batches(calibration: Iterable[Any], caller: str) -> list[Any]:
-    """Calibration data as a list, for they are read more than once.
-
-    Raises:
-        ValueError: There are none, or they are one tensor instead of an iterable of inputs.
-
-    Returns:
-        One entry a forward pass.
-    """
-    if isinstance(calibration, (Tensor, Mapping, str)):
-        raise ValueError(
-            f"`{caller}(calibration=...)`: expected an iterable of inputs, one a forward pass, found a "
-            f"{type(calibration).__name__}. Write `[inputs]` for a single batch."
-        )
-    batches = list(calibration)
-    if not batches:
-        raise ValueError(f"`{caller}(calibration=...)`: expected at least one input, found none.")
-    return batches
-
-
-def num_samples(batch: Any) -> int:
-    """How many samples one entry of calibration data holds: the length of its first tensor."""
-    first = next((leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim), None)
-    return 1 if first is None else len(first)
 
 
 def observe(model: nn.Module, batch: Any, layers: Sequence[str], observer: Observer) -> Any:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from lightning_cosprune.calibration.batches import num_samples
 from lightning_cosprune.calibration.moments import Moments
-from lightning_cosprune.calibration.observe import num_samples, observe
+from lightning_cosprune.calibration.observe import observe
 from lightning_cosprune.calibration.positions import chosen_positions, positions_a_sample
 from lightning_cosprune.network.rows import input_rows, num_positions, weight_rows
 from lightning_cosprune.ranking.subset import Reading

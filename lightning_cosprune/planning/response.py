@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_cosprune.calibration.observe import as_batches
+from lightning_cosprune.calibration.batches import as_batches
 from lightning_cosprune.calibration.readings import input_covariances, readings_of
 from lightning_cosprune.network.channels import ChannelGraph, ChannelGroup
 from lightning_cosprune.network.layers import is_layer

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from lightning_cosprune.calibration.batches import as_batches, merged, num_samples
 from lightning_cosprune.calibration.moments import Pool
-from lightning_cosprune.calibration.observe import as_batches, num_samples
+from lightning_cosprune.calibration.observe import observed_inputs
 from lightning_cosprune.network.forward import call, evaluating, float_tensors, same_random_state, unchanged
 from lightning_cosprune.repair.activation import as_pruned
 from lightning_cosprune.repair.kept import kept_filters, readers_of_removed
+from lightning_cosprune.repair.one_pass import repair_in_one_pass
 from lightning_cosprune.repair.refit import refit_layer
-from lightning_cosprune.repair.report import RepairReport
+from lightning_cosprune.repair.report import RepairedLayer, RepairReport
 from lightning_cosprune.repair.targets import Targets
 from lightning_cosprune.surgery.report import PruningReport
 
@@ -45,8 +47,8 @@ def refit_least_squares(
     Conventions:
         - The ridge :math:`\lambda` pulls towards the old weights. Its strength is the one that does best on calibration
           data that were held out, layer by layer; where the old weights do best there, they stay.
-        - Where :math:`\phi` cuts something off, outputs that are cut off in both networks count as equal: three times
-          the targets are moved to where they make no difference, which lowers the error each time.
+        - Where :math:`\phi` cuts something off, outputs that are cut off in both networks count as equal: twice the
+          targets are moved to where they make no difference, which lowers the error each time.
         - A layer without a bias whose output a batch norm reads gets its bias through the batch norm's running mean.
         - Of each layer 16,384 positions are looked at, or eight for each unknown of a filter if these are more, or all
           there are; they are spread evenly over the samples. Sums are kept in float64.
@@ -84,7 +86,7 @@ def refit_least_squares(
         >>> repair.error_after < repair.error_before
         True
     """
-    batches = as_batches(calibration, "refit_least_squares")
+    batches = merged(dense, as_batches(calibration, "refit_least_squares"))
     kept = kept_filters(pruned, dense, report, "refit_least_squares")
     readers = readers_of_removed(pruned, dense)
     if not readers:
@@ -102,8 +104,10 @@ def refit_least_squares(
     skipped |= {name: "not reached by the calibration data" for name in layers if name not in targets.calls}
     first = _error(pruned, batches, targets.outputs, pool)
     before = copy.deepcopy(pruned.state_dict())
-    names = tqdm(targets.calls, desc="Repairing", unit="layer", delay=2, leave=False)
-    repaired = tuple(refit_layer(pruned, name, targets, batches, pool) for name in names)
+    if len(batches) == 1 and set(targets.calls.values()) <= {1}:
+        repaired = repair_in_one_pass(pruned, batches[0], targets, pool)
+    else:
+        repaired = _repair_one_by_one(pruned, batches, targets, pool)
     last = _error(pruned, batches, targets.outputs, pool)
     undone = not last <= first
     if undone:
@@ -111,7 +115,19 @@ def refit_least_squares(
     samples = sum(map(num_samples, batches))
     if pool is not None:
         samples = int(pool([torch.tensor(samples)])[0])
-    return RepairReport("least_squares", repaired, skipped, samples, first, first if undone else last, undone)
+    return RepairReport("least_squares", tuple(repaired), skipped, samples, first, first if undone else last, undone)
+
+
+def _repair_one_by_one(
+    pruned: nn.Module, batches: Sequence[Any], targets: Targets, pool: Pool | None
+) -> list[RepairedLayer]:
+    """A forward pass up to each layer, whose inputs are held; there are as many of its patches as it has taps."""
+    repaired = []
+    for name in tqdm(targets.calls, desc="Repairing", unit="layer", delay=2, leave=False):
+        calls = [len(seen.get(name, ())) for seen in targets.seen]
+        inputs = [observed_inputs(pruned, batch, name, count) for batch, count in zip(batches, calls, strict=True)]
+        repaired.append(refit_layer(pruned, name, inputs, targets, batches, pool))
+    return repaired
 
 
 def _reason_to_leave(layer: nn.Module) -> str | None:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_cosprune.calibration.batches import num_samples
 from lightning_cosprune.calibration.moments import Moments, Pool, pooled
-from lightning_cosprune.calibration.observe import num_samples, observed_inputs
 from lightning_cosprune.network.rectifiers import Sequel
 from lightning_cosprune.network.rows import input_rows, set_weight_rows, weight_rows
 from lightning_cosprune.repair.activation import Activation
@@ -23,18 +23,24 @@ __all__ = ["refit_layer"]
 _FOLDS = 4
 """Into how many parts calibration data fall, each held out while the ridge is chosen."""
 
-_ROUNDS = 3
+_ROUNDS = 2
 """How often targets are moved to where the activation makes no difference; each round lowers the error."""
 
 
 def refit_layer(
-    pruned: nn.Module, name: str, targets: Targets, batches: Sequence[Any], pool: Pool | None
+    pruned: nn.Module,
+    name: str,
+    inputs: Sequence[Sequence[Tensor]],
+    targets: Targets,
+    batches: Sequence[Any],
+    pool: Pool | None,
 ) -> RepairedLayer:
     """Change one layer of ``pruned`` in place, unless data that are held out say that it is best as it is.
 
     Args:
         pruned: The network after the cut, repaired up to this layer.
         name: The layer.
+        inputs: For each batch what the layer is given now, at each of its calls.
         targets: What the dense network computes.
         batches: Calibration data, as ``targets`` were made from.
         pool: Sums tensors over all processes.
@@ -42,7 +48,7 @@ def refit_layer(
     Returns:
         The layer's errors on data that were held out.
     """
-    refit = _Refit(pruned, name, targets, batches, pool)
+    refit = _Refit(pruned, name, inputs, targets, batches, pool)
     parts = refit.moments()
     held_out = choose_ridge(parts, refit.old, refit.has_bias)
     total = max(held_out.total, 1e-300)
@@ -70,15 +76,18 @@ class _Refit:
     """
 
     def __init__(
-        self, pruned: nn.Module, name: str, targets: Targets, batches: Sequence[Any], pool: Pool | None
+        self,
+        pruned: nn.Module,
+        name: str,
+        inputs: Sequence[Sequence[Tensor]],
+        targets: Targets,
+        batches: Sequence[Any],
+        pool: Pool | None,
     ) -> None:
         self._layer = pruned.get_submodule(name)
         self._batches, self._pool = batches, pool
         self._seen = [seen.get(name, []) for seen in targets.seen]
-        # One layer's inputs are held; its patches, of which there are many times more, are made batch by batch.
-        self._inputs = [
-            observed_inputs(pruned, batch, name, len(seen)) for batch, seen in zip(batches, self._seen, strict=True)
-        ]
+        self._inputs = inputs
         own = self._layer._parameters.get("bias")
         self._place, self._sign = _place_of_bias(own, pruned, targets.sequels[name])
         self.has_bias = self._place is not None

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 from tqdm.auto import tqdm
 
+from lightning_cosprune.calibration.batches import first_sample, num_samples
 from lightning_cosprune.calibration.moments import Pool
-from lightning_cosprune.calibration.observe import num_samples, observe
+from lightning_cosprune.calibration.observe import observe
 from lightning_cosprune.calibration.positions import chosen_positions, positions_a_sample
 from lightning_cosprune.network.forward import float_tensors
 from lightning_cosprune.network.rectifiers import find_sequels
@@ -71,5 +71,5 @@ class Targets:
             self.seen.append(seen)
             for name, calls in seen.items():
                 self.calls[name] = max(self.calls.get(name, 0), len(calls))
-        example = tree_map(lambda leaf: leaf[:1] if isinstance(leaf, Tensor) and leaf.ndim else leaf, batches[0])
+        example = first_sample(batches[0])
         self.sequels = find_sequels(dense, example, layers)

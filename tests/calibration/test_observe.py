@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from zoo import SPECTROGRAM, Net, conv, conv_bn
 
-from lightning_cosprune.calibration.observe import as_batches, num_samples, observe, observed_inputs
+from lightning_cosprune.calibration.batches import as_batches, num_samples
+from lightning_cosprune.calibration.observe import observe, observed_inputs
 
 
 def network() -> nn.Module:
