@@ -1,0 +1,50 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+from weights import normal
+
+from lightning_cosprune.network.rectifiers import Sequel
+from lightning_cosprune.repair.activation import Activation
+
+BOUNDS = {"relu": (0.0, math.inf), "relu6": (0.0, 6.0), "hardtanh": (-1.0, 1.0), "none": (-math.inf, math.inf)}
+
+
+def network(affine: bool = True) -> nn.Module:
+    norm = nn.BatchNorm2d(5, affine=affine).double()
+    norm.running_mean.copy_(normal(5))
+    norm.running_var.copy_(normal(5).square() + 0.5)
+    if affine:
+        with torch.no_grad():
+            norm.weight.copy_(torch.tensor([1.0, -0.7, 2.0, 0.0, 0.3]))  # one turns over, one is switched off
+            norm.bias.copy_(normal(5, seed=1))
+    return nn.Sequential(norm).eval()
+
+
+def behind(model: nn.Module, sequel: Sequel, rows: torch.Tensor) -> torch.Tensor:
+    """What the network makes of a layer's outputs."""
+    with torch.no_grad():
+        rows = rows if sequel.batch_norm is None else model(rows[:, :, None, None])[:, :, 0, 0]
+    return rows.clamp(sequel.low, sequel.high)
+
+
+@pytest.mark.parametrize("norm", [None, "affine", "plain"])
+@pytest.mark.parametrize("bounds", BOUNDS)
+def test_targets_are_moved_only_where_it_makes_no_difference(norm: str | None, bounds: str) -> None:
+    model = network(norm != "plain")
+    sequel = Sequel("0" if norm else None, *BOUNDS[bounds])
+    wanted, computed = 3 * normal(200, 5, seed=3), 3 * normal(200, 5, seed=4)
+    moved = Activation(model, sequel, 5, torch.device("cpu")).moved(wanted, computed)
+    torch.testing.assert_close(behind(model, sequel, moved), behind(model, sequel, wanted), rtol=0, atol=1e-12)
+    assert ((moved - computed).abs() <= (wanted - computed).abs() + 1e-12).all()
+    if bounds == "none":
+        torch.testing.assert_close(moved, wanted, rtol=0, atol=1e-12)
+    # What is cut off in both networks is no error any more.
+    exact, now = behind(model, sequel, wanted), behind(model, sequel, computed)
+    outside = (exact == now) & ((exact == sequel.low) | (exact == sequel.high))
+    if norm == "affine":
+        outside[:, 3] = False  # switched off: nothing tells its outputs apart, and they stay
+        assert torch.equal(moved[:, 3], wanted[:, 3])
+    torch.testing.assert_close(moved[outside], computed[outside], rtol=0, atol=1e-12)
+    assert outside.any() == (bounds != "none")
