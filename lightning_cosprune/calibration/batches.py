@@ -44,8 +44,11 @@ def num_samples(batch: Any) -> int:
 
 
 def first_sample(batch: Any) -> Any:
-    """The first sample of a batch, as a batch of one."""
-    return tree_map(lambda leaf: leaf[:1] if isinstance(leaf, Tensor) and leaf.ndim else leaf, batch)
+    """The first sample of a batch, as a batch of one; what is not as long as the batch is the same for all samples."""
+    samples = num_samples(batch)
+    return tree_map(
+        lambda leaf: leaf[:1] if isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == samples else leaf, batch
+    )
 
 
 def merged(model: nn.Module, batches: Sequence[Any]) -> list[Any]:

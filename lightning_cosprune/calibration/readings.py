@@ -46,7 +46,7 @@ def input_covariances(model: nn.Module, batches: Sequence[Any], layers: Sequence
         groups, _, columns = weight_rows(layer).shape
         wanted = positions_a_sample(columns, samples)
         positions = chosen_positions(num_positions(layer, output), wanted, generator).to(given.device)
-        rows = input_rows(layer, given, positions).flatten(0, 1)
+        rows = input_rows(layer, given, positions, output.shape).flatten(0, 1)
         if columns > _LARGEST:
             rows = rows.unflatten(2, (-1, _taps(layer))).movedim(3, 0).flatten(0, 1)
         width = rows.shape[2]

@@ -52,7 +52,7 @@ def output_rows(
 
 
 def input_rows(
-    layer: nn.Module, inputs: Tensor, positions: Int[Tensor, " positions"]
+    layer: nn.Module, inputs: Tensor, positions: Int[Tensor, " positions"], output_shape: Sequence[int] = ()
 ) -> Float[Tensor, "samples positions groups columns"]:
     """What the layer sees at some places of every sample; ``rows @ weight_rows + bias`` is what it computes there.
 
@@ -62,6 +62,7 @@ def input_rows(
         layer: A convolution, a transposed one, or a linear layer.
         inputs: What it is given.
         positions: Numbers of the places, counted over the flattened feature map of its output.
+        output_shape: Shape of its output; asked of a transposed convolution that may be called with ``output_size``.
 
     Returns:
         For each group of a grouped convolution its own channels, channel by channel and tap by tap.
@@ -73,7 +74,7 @@ def input_rows(
     inputs = inputs.unsqueeze(0) if inputs.ndim == dimensions + 1 else inputs
     stride: Sequence[int] = layer.stride
     if layer.transposed:
-        inputs, stride = _spread(layer, inputs), (1,) * dimensions
+        inputs, stride = _spread(layer, inputs, output_shape[-dimensions:]), (1,) * dimensions
     else:
         mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
         inputs = functional.pad(inputs, _around(layer), mode=mode)
@@ -121,7 +122,7 @@ def _around(layer: Any) -> Sequence[int]:
     return sizes
 
 
-def _spread(layer: Any, inputs: Tensor) -> Tensor:
+def _spread(layer: Any, inputs: Tensor, output_size: Sequence[int]) -> Tensor:
     """The input of an ordinary convolution with stride 1 that computes what the transposed one does."""
     for axis, step in enumerate(layer.stride, start=2):
         if step > 1:
@@ -132,9 +133,10 @@ def _spread(layer: Any, inputs: Tensor) -> Tensor:
             )
             inputs = spread
     pads: list[int] = []
-    for size, padding, gap, extra in zip(
-        layer.kernel_size, layer.padding, layer.dilation, layer.output_padding, strict=True
-    ):
+    for axis, (size, padding, gap) in enumerate(zip(layer.kernel_size, layer.padding, layer.dilation, strict=True)):
         around = (size - 1) * gap - padding
+        extra = layer.output_padding[axis]
+        if output_size:
+            extra = output_size[axis] - (inputs.shape[axis + 2] + around - padding)
         pads = [around, around + extra, *pads]
     return functional.pad(inputs, pads)

@@ -161,7 +161,7 @@ class _Refit:
         for batch, inputs, seen in zip(self._batches, self._inputs, self._seen, strict=True):
             count = num_samples(batch)
             for given, wanted in zip(inputs, seen, strict=True):
-                x = input_rows(self._layer, given, wanted.positions)
+                x = input_rows(self._layer, given, wanted.positions, wanted.shape)
                 t = wanted.rows.unflatten(2, (len(self.old), -1))
                 samples, positions = x.shape[:2]
                 # Where a network folds other axes into the batch, neighbours belong to one sample.

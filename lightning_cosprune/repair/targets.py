@@ -27,6 +27,7 @@ class Seen:
 
     positions: Tensor
     rows: Tensor  # samples, positions, kept filters
+    shape: torch.Size  # of the whole output
 
 
 class Targets:
@@ -65,7 +66,7 @@ class Targets:
                 positions = positions.to(output.device)
                 index = torch.tensor(kept[name], device=output.device)
                 rows = output_rows(layers[name], output, positions).index_select(2, index)
-                seen.setdefault(name, []).append(Seen(positions, rows))
+                seen.setdefault(name, []).append(Seen(positions, rows, output.shape))
 
             self.outputs.append(float_tensors(observe(dense, batch, list(layers), note)))
             self.seen.append(seen)

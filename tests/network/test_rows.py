@@ -140,6 +140,19 @@ def test_a_padding_that_was_changed_later_counts() -> None:
     torch.testing.assert_close(found, output_rows(layer, output, positions), rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("size", [(7, 9), (8, 9), (7, 10), (8, 10)])
+def test_a_transposed_convolution_may_be_told_its_output_size(size: tuple[int, int]) -> None:
+    """As U-Nets do, whose maps do not always halve evenly."""
+    layer, inputs = nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, groups=2).double(), normal(2, 4, 4, 5)
+    with torch.no_grad():
+        output = layer(inputs, output_size=size)
+    assert output.shape[2:] == size
+    positions = torch.arange(num_positions(layer, output))
+    rows = input_rows(layer, inputs, positions, output.shape)
+    found = torch.einsum("spgc,gfc->spgf", rows, weight_rows(layer)).flatten(2) + layer.bias.detach()
+    torch.testing.assert_close(found, output_rows(layer, output, positions), rtol=0, atol=1e-10)
+
+
 def test_weights_keep_their_kind_where_they_are_written() -> None:
     layer = nn.Conv2d(4, 6, 3).to(torch.bfloat16).to(memory_format=torch.channels_last)
     layer.weight.requires_grad_(False)

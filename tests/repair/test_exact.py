@@ -83,6 +83,14 @@ READERS = {
         read_by(nn.ConvTranspose2d(8, 6, (2, 3), stride=(2, 1), groups=2)), MAP, ONE, groups=2
     ),
     "transposed 3-D": Reader(read_by(nn.ConvTranspose3d(8, 4, 2, stride=(1, 2, 1), bias=False), 3), VOLUME, ONE),
+    "transposed 2-D, told its output size": Reader(
+        net(
+            lambda net, x: net.reader(net.source(x), output_size=(14, 12)),
+            reader=nn.ConvTranspose2d(8, 4, 3, stride=2, padding=1),
+        ),
+        MAP,
+        ONE,
+    ),
     # Linear layers
     "linear behind flatten": Reader(
         net(lambda net, x: net.reader(net.source(x).flatten(1)), reader=nn.Linear(8 * 42, 4)), MAP, ONE, samples=260

@@ -573,3 +573,20 @@ def test_of_a_large_map_some_positions_are_enough() -> None:
     report = refit_least_squares(model, dense, [batches])
     assert output_error(model, dense, [others]) == pytest.approx(report.error_after, rel=0.05)
     assert report.error_after < 0.5 * before
+
+
+def test_inputs_that_all_samples_share_are_left_whole() -> None:
+    def build() -> nn.Module:
+        return Net(
+            lambda net, x, window: pooled(net.last(net.first(x * window).relu())), first=conv(1, 8), last=conv(8, 5)
+        )
+
+    model = trained(build)
+    window = torch.hann_window(8)
+    dense = copy.deepcopy(model)
+    inputs = {"x": SPECTROGRAM, "window": window}
+    apply_plan(model, plan_pruning(model, inputs, pruning_ratio=0.5), inputs)
+    batches = [{"x": drawn(SPECTROGRAM, 7, seed), "window": window} for seed in (1, 2)]
+    report = refit_least_squares(model, dense, batches)
+    assert report.samples == 14
+    assert report.error_after < 0.5 * report.error_before
