@@ -1,5 +1,7 @@
 import copy
+import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -590,3 +592,64 @@ def test_inputs_that_all_samples_share_are_left_whole() -> None:
     report = refit_least_squares(model, dense, batches)
     assert report.samples == 14
     assert report.error_after < 0.5 * report.error_before
+
+
+class Processes:
+    """Two threads that pool as two processes would: each waits for what the other gives."""
+
+    def __init__(self) -> None:
+        self.barrier = threading.Barrier(2, timeout=60)
+        self.given: list[list[Tensor]] = [[], []]
+
+    def pool(self, rank: int) -> Callable[[list[Tensor]], list[Tensor]]:
+        def summed(tensors: list[Tensor]) -> list[Tensor]:
+            self.given[rank] = tensors
+            self.barrier.wait()
+            result = [sum(one) for one in zip(*self.given, strict=True)]
+            self.barrier.wait()
+            return result
+
+        return summed
+
+
+@pytest.mark.parametrize("shares", [(16, 16), (24, 8), (30, 2)])
+def test_processes_that_share_the_data_end_with_the_same_bits(shares: tuple[int, int]) -> None:
+    data = drawn(SPECTROGRAM, 32, 1)
+    models = [network(), network()]
+    pairs = [(model, cut(model)[0]) for model in models]
+    processes = Processes()
+    with ThreadPoolExecutor(2) as threads:
+        running = [
+            threads.submit(refit_least_squares, model, dense, [share], pool=processes.pool(rank))
+            for rank, ((model, dense), share) in enumerate(zip(pairs, data.split(shares), strict=True))
+        ]
+        reports = [one.result() for one in running]
+    assert reports[0] == reports[1]
+    assert reports[0].samples == 32
+    for name, value in models[0].state_dict().items():
+        assert torch.equal(value, models[1].state_dict()[name]), name
+    alone = network()
+    expected = refit_least_squares(alone, cut(alone)[0], [data])
+    assert reports[0].error_after == pytest.approx(expected.error_after, rel=0.2)
+    for one, other in zip(reports[0].layers, expected.layers, strict=True):
+        assert one.error_before == pytest.approx(other.error_before, rel=0.05)
+
+
+@pytest.mark.parametrize("case", PRUNED[::3], ids=lambda case: case.name)
+def test_layer_by_layer_it_finds_what_one_pass_finds(case: Case) -> None:
+    """Batches that cannot be put together are run anew for each layer."""
+    batch = drawn(case.inputs, 12, 1)
+    forms = [[batch], [tree_map(lambda leaf: leaf[:5], batch), tree_map(lambda leaf: leaf[5:], batch)]]
+    forms[1] = [(part,) if isinstance(part, Tensor) else part for part in forms[1]]
+    reports, outputs = [], []
+    for batches in forms:
+        model, dense = trained(case.build), trained(case.build)
+        apply_plan(model, plan_pruning(model, case.inputs, pruning_ratio=0.5), case.inputs)
+        reports.append(refit_least_squares(model, dense, batches))
+        outputs.append(outputs_of(model, batch))
+    for one, other in zip(reports[0].layers, reports[1].layers, strict=True):
+        assert (one.name, one.ridge) == (other.name, other.ridge)
+        assert one.error_after == pytest.approx(other.error_after, rel=1e-2, abs=1e-9)
+    scale = max(float(leaf.abs().max()) for leaf in outputs[0])
+    for one, other in zip(*outputs, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=(0.05 if one.dtype == torch.bfloat16 else 1e-3) * scale)
