@@ -14,6 +14,7 @@ from .ranking.similarity import cosine_similarity as cosine_similarity
 from .ranking.similarity import nystrom_similarity as nystrom_similarity
 from .repair.constant import compensate_constants as compensate_constants
 from .repair.least_squares import refit_least_squares as refit_least_squares
+from .repair.merge import merge_removed as merge_removed
 from .repair.report import RepairReport as RepairReport
 from .surgery.apply import apply_plan as apply_plan
 from .surgery.report import PruningReport as PruningReport
