@@ -177,3 +177,30 @@ def literal_quicksort(values: Sequence[float]) -> list[int]:
             place -= 1
         order.insert(place, i)
     return order
+
+
+def eliminate(readings, filters):
+    """Backward elimination, literally: each candidate set's readers are solved for anew by least squares.
+
+    ``readings`` are tuples (gram, weight, filters, columns), as in ``ranking.subset.Reading``.
+    """
+
+    def cost(removed):
+        total = 0.0
+        for gram, weight, numbers, columns in readings:
+            held = gram + 1e-3 * gram.diagonal().mean() * np.eye(len(gram))
+            gone = [c for number, own in zip(numbers, columns, strict=True) if number in removed for c in own]
+            kept = [c for c in range(len(gram)) if c not in gone]
+            best = np.zeros_like(weight)
+            if kept:
+                best[kept] = np.linalg.solve(held[np.ix_(kept, kept)], (held @ weight)[kept])
+            missed = weight - best
+            total += np.trace(missed.T @ held @ missed) / np.trace(weight.T @ gram @ weight)
+        return total
+
+    order, costs = [], []
+    for _ in range(filters):
+        left = [number for number in range(filters) if number not in order]
+        order.append(min(left, key=lambda number: cost({*order, number})))
+        costs.append(cost(set(order)))
+    return order, costs
