@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
 import functools
 import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from lightning_cosprune import refit_least_squares as least_squares
 from lightning_cosprune.data import DCASEScenes, LogMel
 from lightning_cosprune.models import DCASE2021Baseline, SceneClassifier
 from lightning_cosprune.repair.constant import compensate_constants
+from recipes.repair.cells import read, write
 from recipes.repair.grail import grail_map
 
 EPOCHS = 30
@@ -78,9 +78,9 @@ class Study:
     """All networks of one fold and seed; what was measured is kept and not measured again."""
 
     def __init__(self, options: argparse.Namespace, fold: int, seed: int) -> None:
-        self.fold, self.seed, self.out = fold, seed, options.out
+        self.options, self.fold, self.seed, self.out = options, fold, seed, options.out
         self.path = options.out / f"fold{fold}_seed{seed}.csv"
-        self.cells = {cell.key: cell for cell in read(self.path)}
+        self.cells = {cell.key: cell for cell in read(self.path, Cell)}
         self.scenes = open_scenes(options, fold, seed)
         self.train, _ = tensors(self.scenes, "train")
         self.test, self.labels = tensors(self.scenes, "test")
@@ -135,7 +135,7 @@ class Study:
         )
         return network, apply_plan(network, plan, self.example)
 
-    def measure(self, key: tuple[str, str, str, int, int], make: Callable[[], nn.Module], keep: bool = True) -> None:
+    def measure(self, key: tuple[str, str, str, int, int], make: Callable[[], nn.Module]) -> None:
         if key in self.cells:
             return
         start = time.process_time()
@@ -159,8 +159,7 @@ class Study:
             seconds=seconds,
         )
         self.cells[cell.key] = cell
-        if keep:
-            write(self.path, self.cells.values())
+        write(self.path, Cell, self.cells.values())
 
     def stages(self) -> Iterator[Callable[[], None]]:
         """What is measured, the answers to the main questions first."""
@@ -209,8 +208,7 @@ class Study:
                 cell("batch norm", clips, lambda model, data=data: reestimated(model, data))
 
     def fine_tuned(self, removal: str, epochs: int) -> None:
-        scenes = self.scenes
-        scenes = open_scenes(self.options_of(scenes), self.fold, self.seed, FINE_TUNING["fraction"])
+        scenes = open_scenes(self.options, self.fold, self.seed, FINE_TUNING["fraction"])
         for criterion in ("cosine", "response"):
             network, report = self.pruned(removal, criterion)
             for repair in ("none", "least squares"):
@@ -224,9 +222,6 @@ class Study:
                     return self.fit(copied, scenes, epochs, FINE_TUNING["learning_rate"])
 
                 self.measure((removal, criterion, repair, 0 if repair == "none" else 80, epochs), make)
-
-    def options_of(self, scenes: DCASEScenes) -> argparse.Namespace:
-        return argparse.Namespace(data=Path(scenes.root), out=self.out)
 
     def scratch(self, removal: str) -> None:
         def make() -> nn.Module:
@@ -284,28 +279,6 @@ def reestimated(network: nn.Module, batches: Sequence[Tensor]) -> nn.Module:
     for batch in batches:
         network(batch)
     return network.eval()
-
-
-def read(path: Path) -> list[Cell]:
-    if not path.is_file():
-        return []
-    kinds = {field.name: {"int": int, "float": float, "str": str}[str(field.type)] for field in fields(Cell)}
-    with path.open(encoding="utf-8", newline="") as file:
-        return [Cell(**{name: kinds[name](value) for name, value in row.items()}) for row in csv.DictReader(file)]
-
-
-def write(path: Path, cells: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Cell)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: rounded(value) for name, value in asdict(cell).items()} for cell in cells)
-    partial.replace(path)
-
-
-def rounded(value: Any) -> Any:
-    return f"{value:.6g}" if isinstance(value, float) else value
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
