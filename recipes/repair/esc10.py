@@ -26,10 +26,10 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_cosprune import PruningReport, apply_plan, measure_complexity, merge_removed, plan_pruning
 from lightning_cosprune import refit_least_squares as least_squares
+from lightning_cosprune.calibration.statistics import reestimate_batch_norms
 from lightning_cosprune.data import DCASEScenes, LogMel
 from lightning_cosprune.models import DCASE2021Baseline, SceneClassifier
 from lightning_cosprune.repair.constant import compensate_constants
@@ -267,18 +267,10 @@ def scores(network: nn.Module, features: Tensor) -> Tensor:
     return torch.cat([network.eval()(batch) for batch in features.split(40)])
 
 
-@torch.no_grad()
 def reestimated(network: nn.Module, batches: Sequence[Tensor]) -> nn.Module:
-    """Change ``network`` in place: its batch norms take their statistics from unlabelled clips, front to back."""
-    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
-    network.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the mean over batches
-        norm.train()
-    for batch in batches:
-        network(batch)
-    return network.eval()
+    """The network itself, with the statistics of unlabelled clips."""
+    reestimate_batch_norms(network, batches)
+    return network
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
