@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,12 +13,14 @@ from torch.nn import functional
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+from lightning_cosprune.models.distillation import as_evaluated, check_distillation, distillation_loss, in_modes
+
 DEVICE_GROUPS = {"real": ("a", "b", "c"), "seen": ("s1", "s2", "s3"), "unseen": ("s4", "s5", "s6")}
 """The groups in which the DCASE challenges report the devices of the TAU mobile sets; the unseen are in no training."""
 
 
 class SceneClassifier(LightningModule):
-    """Train ``network`` with cross-entropy and Adam, and measure it as the DCASE challenges do.
+    """Train ``network`` with cross-entropy or from a teacher, by Adam, and measure it as the DCASE challenges do.
 
     Batches are ``(features, scene)`` or, for the accuracy per device, have a third entry with the number of the device,
     as the batches of :class:`~lightning_cosprune.data.DCASEScenes` have. In training, ``scene`` may also be the
@@ -35,6 +38,18 @@ class SceneClassifier(LightningModule):
         learning_rate: Of Adam. The papers fine-tune with 1e-3.
         weight_decay: Of Adam.
         channels_last: Keep weights and features in the memory layout that convolutions on CPUs and tensor cores prefer.
+        teacher: A trained network for the same features, such as the dense one whose pruned copy ``network`` is or will
+            be. Where given, the loss is the distance of the scores from the teacher's, and the network trains without
+            dropout and with the batch-norm statistics it has; see :class:`~lightning_cosprune.KnowledgeDistillation`
+            for what was measured, and for a teacher that is kept at the prune itself. The module uses a copy, which is
+            in no checkpoint and no optimizer: pass the teacher again to resume.
+        alpha: The teacher's share of the loss, in (0, 1]; the rest is the cross-entropy. With 1 no scene is looked at,
+            and batches may be ``(features,)`` or the features alone.
+        temperature: Of the divergence of softmax scores from the teacher's; the squared error of the scores where
+            ``None``.
+
+    Raises:
+        ValueError: An argument is out of range, or does not fit another.
 
     Example:
         >>> from lightning_cosprune.models import DCASE2022Baseline
@@ -51,20 +66,31 @@ class SceneClassifier(LightningModule):
         weight_decay: float = 0.0,
         channels_last: bool = True,
         scene_labels: Sequence[str] = (),
+        teacher: nn.Module | None = None,
+        alpha: float = 1.0,
+        temperature: float | None = None,
     ) -> None:
         super().__init__()
+        check_distillation("SceneClassifier", alpha, temperature)
         if scene_labels and len(scene_labels) != num_classes:
             raise ValueError(
                 f"`SceneClassifier(num_classes={num_classes}, scene_labels=...)`: expected a name for each class, "
                 f"found {len(scene_labels)}. Pass those of the data, `scenes.scene_labels`."
             )
-        self.save_hyperparameters(ignore="network")
+        self.save_hyperparameters(ignore=["network", "teacher"])
+        self.alpha = alpha
+        self.temperature = temperature
         self.devices = tuple(devices)
         self.scene_labels = tuple(scene_labels)
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.channels_last = channels_last
         self.network = network.to(memory_format=torch.channels_last) if channels_last else network  # type: ignore
+        # In a list it is no submodule: what is saved, trained, averaged or pruned is the student alone.
+        self._teacher: list[nn.Module] = []
+        if teacher is not None:
+            copied = copy.deepcopy(teacher).eval().requires_grad_(False)
+            self._teacher.append(copied.to(memory_format=torch.channels_last) if channels_last else copied)  # type: ignore
         self.metrics = nn.ModuleDict(
             {
                 stage: nn.ModuleDict(
@@ -90,21 +116,43 @@ class SceneClassifier(LightningModule):
         Returns:
             ``(batch, num_classes)``.
         """
-        if self.channels_last and features.ndim == 4:
-            features = features.contiguous(memory_format=torch.channels_last)
-        scores: Tensor = self.network(features)
+        scores: Tensor = self.network(self._laid_out(features))
         return scores
 
+    def _laid_out(self, features: Tensor) -> Tensor:
+        if self.channels_last and features.ndim == 4:
+            return features.contiguous(memory_format=torch.channels_last)
+        return features
+
+    def on_fit_start(self) -> None:
+        """Move the teacher to where the network is."""
+        for teacher in self._teacher:
+            teacher.to(self.device, self.dtype if isinstance(self.dtype, torch.dtype) else None)
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002
-        """Cross-entropy of one batch.
+        """Cross-entropy of one batch, or the distance of its scores from the teacher's.
 
         Returns:
             The loss to minimise.
         """
-        features, scene, *_ = batch
-        loss = functional.cross_entropy(self(features), scene)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(scene))
+        features = batch if isinstance(batch, Tensor) else batch[0]
+        loss = self._distilled(batch) if self._teacher else functional.cross_entropy(self(features), batch[1])
+        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(features))
         return loss
+
+    def _distilled(self, batch: Any) -> Tensor:
+        features = batch if isinstance(batch, Tensor) else batch[0]
+        modes = as_evaluated(self.network)
+        try:
+            scores = self(features)
+        finally:
+            in_modes(modes)
+        with torch.no_grad():
+            wanted = self._teacher[0](self._laid_out(features))
+        loss = distillation_loss(scores, wanted, self.temperature)
+        if self.alpha == 1:
+            return loss
+        return (1 - self.alpha) * functional.cross_entropy(scores, batch[1]) + self.alpha * loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         """Count one batch of the validation set."""

@@ -1,14 +1,19 @@
+import copy
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from fits import trainer_for
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_cosprune import CosineFilterPruning, load_pruned
 from lightning_cosprune.models import DCASE2022Baseline, SceneClassifier
 from lightning_cosprune.models.classifier import GroupedAccuracy
+from lightning_cosprune.models.distillation import distillation_loss
 
 LOGITS = torch.tensor([[2.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 3.0], [1.0, 0.5]])
 SCENES = torch.tensor([0, 1, 1, 1, 0])
@@ -132,3 +137,72 @@ def test_soft_labels_train_and_are_refused_where_scenes_are_counted() -> None:
         ValueError, match=r"expected the number of each clip's scene in val batches, found torch.float32"
     ):
         classifier.validation_step((features, soft), 0)
+
+
+def clips(labels: int | None = None) -> DataLoader:
+    features = torch.randn(24, 1, 40, 51, generator=torch.Generator().manual_seed(0))
+    scene = torch.arange(24) % 10 if labels is None else torch.full((24,), labels)
+    return DataLoader(TensorDataset(features, scene), batch_size=8)
+
+
+def dense_network() -> DCASE2022Baseline:
+    torch.manual_seed(0)
+    return DCASE2022Baseline()
+
+
+def distil(tmp_path: Path, data: DataLoader, *callbacks: pl.Callback, **options: Any) -> SceneClassifier:
+    network = dense_network()
+    classifier = SceneClassifier(network, teacher=options.pop("teacher", network), **options)
+    trainer_for(tmp_path, *callbacks, max_epochs=2).fit(classifier, data, clips())
+    return classifier
+
+
+@pytest.mark.parametrize("module", [None, "network"])
+def test_a_teacher_needs_no_scenes_and_is_neither_saved_nor_pruned(tmp_path: Path, module: str | None) -> None:
+    ends = []
+    for data in (clips(), clips(labels=-7)):
+        saved = ModelCheckpoint(tmp_path / str(len(ends)), save_last=True)
+        pruning = CosineFilterPruning(0.5, module=module, example_inputs=torch.randn(1, 1, 40, 51))
+        classifier = distil(tmp_path, data, pruning, saved)
+        ends.append(classifier.state_dict())
+        assert classifier.network.conv1.out_channels == 8
+        (teacher,) = classifier._teacher
+        for name, tensor in dense_network().state_dict().items():
+            assert torch.equal(teacher.state_dict()[name], tensor), name
+        content = torch.load(saved.last_model_path, weights_only=True)
+        assert list(content["state_dict"]) == list(SceneClassifier(dense_network()).state_dict())
+        assert {"network", "teacher"}.isdisjoint(content["hyper_parameters"])
+        again = load_pruned(SceneClassifier, content, network=dense_network())
+        assert again.network.conv1.out_channels == 8
+    for name, tensor in ends[0].items():
+        assert torch.equal(tensor, ends[1][name]), name
+
+
+def test_the_loss_from_a_teacher_by_hand() -> None:
+    network, teacher = DCASE2022Baseline(), DCASE2022Baseline()
+    features, scene = next(iter(clips()))
+    student = copy.deepcopy(network).eval()(features)
+    with torch.no_grad():
+        wanted = copy.deepcopy(teacher).eval()(features)
+    squares = (student - wanted).square().mean()
+    for options, expected in (
+        ({}, squares),
+        ({"alpha": 0.25}, 0.25 * squares + 0.75 * nn.functional.cross_entropy(student, scene)),
+        ({"temperature": 3.0}, distillation_loss(student, wanted, 3.0)),
+    ):
+        classifier = SceneClassifier(copy.deepcopy(network), teacher=teacher, **options)
+        classifier.log = lambda *_, **__: None  # type: ignore[method-assign]
+        before = copy.deepcopy(classifier.state_dict())
+        torch.testing.assert_close(classifier.training_step((features, scene), 0), expected, rtol=1e-5, atol=1e-6)
+        for name, tensor in classifier.state_dict().items():  # batch-norm statistics too
+            assert torch.equal(tensor, before[name]), name
+        assert all(part.training for part in classifier.modules())
+        if options != {"alpha": 0.25}:
+            torch.testing.assert_close(classifier.training_step(features, 0), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_teacher_with_other_classes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"expected outputs of one shape, found \(8, 10\) .* and \(8, 3\)"):
+        distil(tmp_path, clips(), teacher=DCASE2022Baseline(3))
+    with pytest.raises(ValueError, match=r"`SceneClassifier\(alpha=2\)`: expected the teacher's share"):
+        SceneClassifier(Given(), alpha=2)
