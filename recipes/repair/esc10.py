@@ -168,8 +168,8 @@ class Study:
             for criterion in CRITERIA:
                 yield functools.partial(self.repairs, removal, criterion)
         yield functools.partial(self.fine_tuned, "5/5/11", 3)
-        yield functools.partial(self.scratch, "5/5/11")
-        yield functools.partial(self.scratch, "11/11/24")
+        for removal in ("5/5/11", "8/8/16", "11/11/24"):
+            yield functools.partial(self.scratch, removal)
 
     def controls(self) -> None:
         self.measure(("dense", "", "none", 0, 0), lambda: self.dense)

@@ -100,6 +100,41 @@ def esc10_table(cells: list[esc10.Cell]) -> str:
     return "\n".join(lines)
 
 
+def short_table(cells: list[esc10.Cell]) -> str:
+    """The table of the README: one column a cut."""
+
+    def key(cell: esc10.Cell) -> tuple[int, int]:
+        return cell.fold, cell.seed
+
+    dense = {key(cell): cell for cell in cells if cell.removal == "dense" and cell.repair == "none"}
+    cuts = CUTS[1:]
+    heads = []
+    for removal in cuts:
+        one = next(cell for cell in cells if cell.removal == removal)
+        gone = f"{100 * one.macs_removed:.0f} % of MACs, {100 * one.params_removed:.0f} % of parameters gone"
+        heads.append(f"{gone}; {esc10.CLIPS[removal][0]} clips")
+    lines = ["| accuracy %, difference to dense | " + " | ".join(heads) + " |", "|---|" + "---|" * len(cuts)]
+
+    def add(label: str, choose: Callable[[esc10.Cell], bool]) -> None:
+        chosen = [[cell for cell in cells if cell.removal == removal and choose(cell)] for removal in cuts]
+        if all(chosen):
+            lines.append(f"| {label} | " + " | ".join(row(one, dense, key) for one in chosen) + " |")
+
+    for criterion in ("response", "cosine", "l1", "random"):
+        name = {"response": "**response**", "l1": "L1 norm"}.get(criterion, criterion)
+        ours = "**least squares**" if criterion == "response" else "least squares"
+        for repair, label in (("none", "as cut"), ("GRAIL", "GRAIL's map"), ("least squares", ours)):
+            add(
+                f"{name}, {label}",
+                lambda cell, criterion=criterion, repair=repair: (
+                    (cell.criterion, cell.repair, cell.epochs) == (criterion, repair, 0)
+                    and cell.clips in (0, esc10.CLIPS[cell.removal][0])
+                ),
+            )
+    add("same size, trained from scratch on 320 labelled clips", lambda cell: cell.repair == "from scratch")
+    return "\n".join(lines)
+
+
 def after_training_table(cells: list[esc10.Cell]) -> str:
     def key(cell: esc10.Cell) -> tuple[int, int]:
         return cell.fold, cell.seed
@@ -184,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     scenes = gather(options.runs, "fold*_seed*.csv", esc10.Cell, options.out / "esc10.csv")
     tagger = gather(options.runs, "yamnet_fold*.csv", yamnet.Cell, options.out / "yamnet.csv")
     if scenes:
-        print(esc10_table(scenes), after_training_table(scenes), sep="\n\n")
+        print(short_table(scenes), esc10_table(scenes), after_training_table(scenes), sep="\n\n")
         draw(scenes).savefig(options.figures / "repair.png", dpi=110)
     if tagger:
         print(f"\n{yamnet_table(tagger)}")
