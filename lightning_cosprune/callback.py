@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -11,23 +12,31 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from lightning_cosprune.network.layers import num_filters, prunable_layers
 from lightning_cosprune.network.structure import STRUCTURE, describe_structure
-from lightning_cosprune.planning.choose import plan_pruning
+from lightning_cosprune.planning.choose import CRITERIA, plan_pruning
 from lightning_cosprune.planning.plan import PruningPlan
 from lightning_cosprune.planning.ratios import check_ratio, check_round_to, resolve_ratios
 from lightning_cosprune.ranking.redundancy import check_criterion
+from lightning_cosprune.repair.report import RepairReport
 from lightning_cosprune.surgery.apply import apply_plan
 from lightning_cosprune.surgery.optim import check_bound
 from lightning_cosprune.surgery.report import PruningReport
-from lightning_cosprune.training.averages import find_averages, prune_averages
+from lightning_cosprune.training.averages import averaged_parts, find_averages, prune_averages
+from lightning_cosprune.training.calibration import calibration_batches, check_calibration
 from lightning_cosprune.training.checkpoint import forget_structure, keep_structure
-from lightning_cosprune.training.distributed import check_strategy, decided_by_rank_zero, same_on_all_ranks, unwrapped
-from lightning_cosprune.training.example_input import first_input, look_at_a_batch
+from lightning_cosprune.training.distributed import (
+    check_strategy,
+    decided_by_rank_zero,
+    same_on_all_ranks,
+    unwrapped,
+)
+from lightning_cosprune.training.example_input import find_example_inputs, to_device
 from lightning_cosprune.training.monitors import forget_scores
+from lightning_cosprune.training.repair import Repair, check_repair, in_a_line
 from lightning_cosprune.training.schedule import parse_schedule
+from lightning_cosprune.training.undo import as_before_on_failure
 
 __all__ = ["CosineFilterPruning"]
 
@@ -37,8 +46,8 @@ class CosineFilterPruning(Callback):
 
     At the start of each chosen epoch the filters of every convolution are ranked on the weights of that moment, removed
     together with all that belongs to them, and the optimizers are given the smaller parameters with the state of the
-    filters that were kept. The costs before and after go to the Trainer's loggers, and a table to the console when
-    training ends.
+    filters that were kept. With ``repair`` the kept filters then say what the removed ones said, before training goes
+    on. The costs before and after go to the Trainer's loggers, and a table to the console when training ends.
 
     Checkpoints hold the structure of the network, so that ``ckpt_path`` resumes, tests and predicts from before and
     after a prune; without the callback :func:`load_pruned` and :class:`PrunableMixin` read them.
@@ -50,7 +59,7 @@ class CosineFilterPruning(Callback):
             is before fine-tuning. A sequence prunes in steps, and so does a mapping such as ``{"start": 2, "stop": 10,
             "every": 2}``: a fraction is then reached step by step, counted from the dense network; ``"redundant"``
             applies the rule anew at each step.
-        criterion: Which filters go first: ``"cosine"``, or a rival that :func:`rank_filters` knows, or a callable.
+        criterion: Which filters go first: ``"cosine"``, or a rival that :func:`plan_pruning` knows, or a callable.
         layers: Names or patterns of the layers to prune; all convolutions where ``None``.
         ignored_layers: Names or patterns of layers that keep all filters.
         round_to: The number of filters kept is rounded up to a multiple of this.
@@ -64,10 +73,19 @@ class CosineFilterPruning(Callback):
         allow_unpruned: Go on where no filter at all can be removed, instead of raising an error.
         reset_scores: Let ``ModelCheckpoint`` and ``EarlyStopping`` forget at each prune what the larger network scored.
             Otherwise its checkpoint may stay "best". Files that were written stay, uncounted by ``save_top_k``.
+        repair: What is done about the cut, in every step of a schedule, against the network before that cut:
+            ``"least_squares"`` for :func:`refit_least_squares` on unlabelled training samples, ``"merge"`` for
+            :func:`merge_removed` and ``"constant"`` for :func:`compensate_constants`, which need no data. Averaged
+            copies are repaired alike.
+        calibration: Unlabelled data for ``repair="least_squares"`` and ``criterion="response"``: a number of training
+            samples, spread over all that the sampler may give, or an iterable of inputs, one entry a forward pass. The
+            input of a training batch is the batch or its first entry; hooks that move batches are called as in
+            validation, without what they augment in training only. Several processes share the data.
 
     Attributes:
         plans: The plan of each prune so far, also of those before the run was resumed from a checkpoint.
         reports: The report of each prune since the run was started or resumed.
+        repairs: The report of each repair since then; a prune that removed nothing has none.
 
     Raises:
         ValueError: An argument is out of range.
@@ -95,9 +113,15 @@ class CosineFilterPruning(Callback):
         seed: int = 0,
         allow_unpruned: bool = False,
         reset_scores: bool = True,
+        repair: Literal["least_squares", "merge", "constant"] | None = None,
+        calibration: int | Iterable[Any] = 16,
     ) -> None:
         check_ratio(pruning_ratio, "CosineFilterPruning")
-        check_criterion(criterion)
+        check_criterion(criterion, CRITERIA)
+        check_repair(repair, "CosineFilterPruning")
+        # Every step of a schedule reads them anew.
+        calibration = list(calibration) if isinstance(calibration, Iterator) else calibration
+        check_calibration(calibration, "CosineFilterPruning")
         check_round_to(round_to, "CosineFilterPruning")
         self._schedule = parse_schedule(at_epoch, schedule, "CosineFilterPruning")
         self.pruning_ratio = pruning_ratio
@@ -111,8 +135,11 @@ class CosineFilterPruning(Callback):
         self.seed = seed
         self.allow_unpruned = allow_unpruned
         self.reset_scores = reset_scores
+        self.repair = repair
+        self.calibration = calibration
         self.plans: list[PruningPlan] = []
         self.reports: list[PruningReport] = []
+        self.repairs: list[RepairReport] = []
         self._steps_done = 0
         self._dense_filters: dict[str, int] = {}
 
@@ -140,7 +167,7 @@ class CosineFilterPruning(Callback):
         if trainer.current_epoch == 0:
             # A new run, be it the second of this object; what a resumed one has done comes with its checkpoint, later.
             self._steps_done, self._dense_filters = 0, {}
-            self.plans, self.reports = [], []
+            self.plans, self.reports, self.repairs = [], [], []
         last = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs - 1
         late = [epoch for epoch in self._schedule.epochs if epoch > last]
         if late:
@@ -175,8 +202,11 @@ class CosineFilterPruning(Callback):
                 f"`CosineFilterPruning(at_epoch={self.at_epoch!r})` removed nothing: training ended at epoch "
                 f"{trainer.current_epoch}."
             )
+        repairs = iter(self.repairs)
         for report in self.reports:
             rank_zero_info(str(report))
+            if self.repair and report.layers:
+                rank_zero_info(str(next(repairs)))
 
     # What
 
@@ -190,16 +220,24 @@ class CosineFilterPruning(Callback):
             self._steps_done = self._steps_due(trainer)
 
     def _prune(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        target = self._target(pl_module)
-        with unwrapped(trainer), same_on_all_ranks(trainer, pl_module):
+        target, optimizers = self._target(pl_module), trainer.optimizers
+        with ExitStack() as undo, unwrapped(trainer), same_on_all_ranks(trainer, pl_module):
+            undo.enter_context(as_before_on_failure(pl_module, optimizers))
             inputs, plan = decided_by_rank_zero(trainer, lambda: self._decide(trainer, pl_module, target))
-            inputs = _to_device(inputs, pl_module.device)
+            inputs = to_device(inputs, pl_module.device)
             averages = find_averages(trainer, pl_module, target, inputs)
-            held = check_bound(trainer.optimizers, [pl_module])
-            report = apply_plan(target, plan, inputs, optimizers=trainer.optimizers, allow_unpruned=True)
+            copies = averaged_parts(averages, self.module)
+            for average in copies:
+                undo.enter_context(as_before_on_failure(average))
+            held = check_bound(optimizers, [pl_module])
+            repair = Repair(trainer, self.repair, self.calibration, [target, *copies])
+            report = apply_plan(target, plan, inputs, optimizers=optimizers, allow_unpruned=True)
+            repaired = repair.carry_out(target, report, inputs)
             prune_averages(averages, self.module, plan, report, inputs)
+            for average in copies:
+                repair.carry_out(average, report, inputs)
         report = replace(report, epoch=trainer.current_epoch)
-        bound = check_bound(trainer.optimizers, [pl_module])
+        bound = check_bound(optimizers, [pl_module])
         if bound != held:
             raise RuntimeError(
                 f"After pruning {bound[0]} of the {bound[1]} parameters that the optimizers hold are alive, before it "
@@ -214,18 +252,21 @@ class CosineFilterPruning(Callback):
             )
         self.plans.append(plan)
         self.reports.append(report)
+        self.repairs += [repaired] if repaired else []
         reset = forget_scores(trainer.callbacks) if self.reset_scores else []  # type: ignore[attr-defined]
         rank_zero_info(
             f"Pruned at the start of epoch {report.epoch}: {report.before.params:,} -> {report.after.params:,} "
             f"parameters, {report.before.macs / 1e6:,.2f} -> {report.after.macs / 1e6:,.2f} M MACs."
             + (f" {' and '.join(reset)} forgot the scores of the larger network." if reset else "")
         )
+        if repaired:
+            rank_zero_info(in_a_line(repaired))
         for logger in trainer.loggers:
-            logger.log_metrics(report.metrics(), step=trainer.global_step)
+            logger.log_metrics(report.metrics() | (repaired.metrics() if repaired else {}), step=trainer.global_step)
 
     def _decide(self, trainer: Trainer, pl_module: LightningModule, target: nn.Module) -> tuple[Any, PruningPlan]:
         """The example input, on the CPU, from where it can travel; and what to remove."""
-        inputs = self._find_example_inputs(trainer, pl_module, target)
+        inputs = find_example_inputs(trainer, pl_module, target, self.example_inputs)
         plan = plan_pruning(
             target,
             inputs,
@@ -235,8 +276,13 @@ class CosineFilterPruning(Callback):
             ignored_layers=self.ignored_layers,
             round_to=self.round_to,
             seed=self.seed,
+            calibration=(
+                calibration_batches(trainer, self.calibration, "CosineFilterPruning")
+                if self.criterion == "response"
+                else None
+            ),
         )
-        return _to_device(inputs, torch.device("cpu")), plan
+        return to_device(inputs, torch.device("cpu")), plan
 
     def _target(self, pl_module: LightningModule) -> nn.Module:
         if self.module is None:
@@ -265,16 +311,6 @@ class CosineFilterPruning(Callback):
             for dense in [self._dense_filters[name]]
         }
 
-    def _find_example_inputs(self, trainer: Trainer, pl_module: LightningModule, target: nn.Module) -> Any:
-        inputs = self.example_inputs
-        if inputs is None:
-            inputs = getattr(target, "example_input_array", None)
-        if inputs is None:
-            batch = look_at_a_batch(trainer.train_dataloader)
-            batch = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch), dataloader_idx=0)
-            inputs = first_input(batch)
-        return _to_device(trainer.precision_plugin.convert_input(inputs), pl_module.device)
-
     # What is remembered
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
@@ -302,7 +338,3 @@ class CosineFilterPruning(Callback):
         self._steps_done = state_dict["steps_done"]
         self._dense_filters = dict(state_dict["dense_filters"])
         self.plans = [PruningPlan.from_dict(plan) for plan in state_dict["plans"]]
-
-
-def _to_device(inputs: Any, device: torch.device) -> Any:
-    return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, inputs)

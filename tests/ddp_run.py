@@ -16,6 +16,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader, DistributedSampler
 
 from lightning_cosprune import CosineFilterPruning, PrunableMixin, callback
+from lightning_cosprune.training import repair
 from lightning_cosprune.training.averages import averaged_modules
 
 
@@ -75,6 +76,7 @@ class Ends(pl.Callback):
             "averages": [{name: tensor.detach() for name, tensor in one.items()} for one in average],
             "wrapped": {id(p) for p in wrapper.parameters()} == {id(p) for p in pl_module.parameters()},
             "reports": [str(report) for report in trainer.callbacks[0].reports],
+            "repairs": [(str(one), one.samples, one.error_after) for one in trainer.callbacks[0].repairs],
         }
         torch.save(content, self.folder / f"rank{trainer.global_rank}.pt")
 
@@ -101,6 +103,51 @@ def fail_on_rank_1():
         return cut(*args, **options)
 
     callback.apply_plan = failing
+
+
+def fail_in_the_repair_on_rank_1():
+    """After some sums that all processes formed together."""
+    pool_of, sums = repair.pool_of, []
+
+    def failing(trainer):
+        pool = pool_of(trainer)
+
+        def counted(tensors):
+            sums.append(tensors)
+            if len(sums) == 5 and torch.distributed.get_rank() == 1:
+                raise MemoryError("no memory on this one")
+            return pool(tensors)
+
+        return counted
+
+    repair.pool_of = failing
+
+
+def come_apart():
+    """One process forms a sum that the other does not."""
+    pool_of = repair.pool_of
+
+    def apart(trainer):
+        pool = pool_of(trainer)
+        if torch.distributed.get_rank() == 1:
+            pool([torch.zeros(2)])
+        return pool
+
+    repair.pool_of = apart
+
+
+def round_otherwise():
+    """Another machine's last bits."""
+    refit = repair.refit_least_squares
+
+    def rounded(pruned, *args, **options):
+        report = refit(pruned, *args, **options)
+        with torch.no_grad():
+            for parameter in pruned.parameters():
+                parameter.mul_(1 + 1e-6 * torch.distributed.get_rank())
+        return report
+
+    repair.refit_least_squares = rounded
 
 
 def main():

@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from asserts import assert_optimizers_hold
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -45,6 +46,24 @@ class UsersModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.parameters(), lr=1e-2)
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1)]
+
+
+class Recorder(pl.Callback):
+    """Notes the parameters' number, and each parameter's value, at the start and end of every epoch."""
+
+    def __init__(self) -> None:
+        self.params: list[int] = []
+        self.moved: list[dict[str, bool]] = []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        self.before = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        assert_optimizers_hold(module, trainer.optimizers)
+        self.params.append(sum(parameter.numel() for parameter in module.parameters()))
+        self.moved.append(
+            {name: not torch.equal(parameter, self.before[name]) for name, parameter in module.named_parameters()}
+        )
 
 
 def loader(width: int = 8) -> DataLoader:

@@ -10,8 +10,7 @@ import jsonargparse
 import lightning.pytorch as pl
 import pytest
 import torch
-from asserts import assert_optimizers_hold
-from fits import UsersModule, fit, loader
+from fits import Recorder, UsersModule, fit, loader
 from lightning.pytorch.callbacks import ModelPruning
 from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
@@ -20,24 +19,6 @@ from torch.utils.data import DataLoader
 from lightning_cosprune import CosineFilterPruning
 from lightning_cosprune import callback as callback_file
 from lightning_cosprune.network.layers import prunable_layers
-
-
-class Recorder(pl.Callback):
-    """Notes the parameters' number, and each parameter's value, at the start and end of every epoch."""
-
-    def __init__(self) -> None:
-        self.params: list[int] = []
-        self.moved: list[dict[str, bool]] = []
-
-    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
-        self.before = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        assert_optimizers_hold(module, trainer.optimizers)
-        self.params.append(sum(parameter.numel() for parameter in module.parameters()))
-        self.moved.append(
-            {name: not torch.equal(parameter, self.before[name]) for name, parameter in module.named_parameters()}
-        )
 
 
 def filters(module: nn.Module) -> dict[str, int]:
@@ -220,12 +201,14 @@ def test_the_command_line_builds_it() -> None:
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(CosineFilterPruning, "pruning")
     arguments = {"pruning_ratio": {"stem": 0.5}, "at_epoch": [0, 2], "layers": ["stem"], "ignored_layers": ["head"]}
+    arguments |= {"repair": "least_squares", "calibration": 80}
     config = parser.parse_object(
         {"pruning": {"class_path": "lightning_cosprune.CosineFilterPruning", "init_args": arguments}}
     )
     callback = parser.instantiate(config).pruning
     assert repr(callback) == "CosineFilterPruning(pruning_ratio={'stem': 0.5}, at_epoch=[0, 2], criterion='cosine')"
     assert callback.layers == ["stem"]
+    assert (callback.repair, callback.calibration) == ("least_squares", 80)
 
 
 def test_one_callback_serves_one_run_after_another(tmp_path: Path) -> None:
@@ -279,6 +262,17 @@ def test_its_state_says_which_steps_are_done(tmp_path: Path) -> None:
         ({"at_epoch": []}, "at_epoch="),
         ({"at_epoch": 1.5}, "at_epoch=1.5"),
         ({"round_to": 0}, "round_to=0.*expected a whole number, 1 or more"),
+        ({"repair": "retrain"}, "repair='retrain'.*expected None, 'least_squares' or 'merge' or 'constant'"),
+        ({"repair": True}, "repair=True.*expected None"),
+        (
+            {"calibration": 0},
+            r"calibration=...\)`: expected a number of training samples, 1 or more.*found 0. Write 16",
+        ),
+        ({"calibration": True}, "calibration=.*found True"),
+        ({"calibration": 1.5}, "calibration=.*found 1.5"),
+        ({"calibration": "all"}, "calibration=.*found 'all'"),
+        ({"calibration": []}, r"calibration=.*found \[\]"),
+        ({"calibration": torch.zeros(4, 3)}, r"calibration=.*found a tensor of shape \(4, 3\). Write `\[inputs\]`"),
     ],
 )
 def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:

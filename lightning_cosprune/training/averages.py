@@ -9,16 +9,16 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import AveragedModel
-from torch.utils._pytree import tree_map
 
 from lightning_cosprune.network.forward import as_call, eager, evaluating, same_random_state, unchanged
 from lightning_cosprune.planning.plan import PruningPlan
 from lightning_cosprune.surgery.apply import apply_plan
 from lightning_cosprune.surgery.report import PruningReport
+from lightning_cosprune.training.example_input import to_device
 
-__all__ = ["Average", "averaged_modules", "find_averages", "prune_averages"]
+__all__ = ["Average", "averaged_modules", "averaged_parts", "find_averages", "prune_averages"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +95,11 @@ def find_averages(trainer: Trainer, pl_module: LightningModule, target: nn.Modul
     return averages
 
 
+def averaged_parts(averages: Sequence[Average], module: str | None) -> list[nn.Module]:
+    """Of each averaged copy what corresponds to the part of the LightningModule that is pruned."""
+    return [average.network if module is None else average.network.get_submodule(module) for average in averages]
+
+
 def prune_averages(
     averages: Sequence[Average], module: str | None, plan: PruningPlan, report: PruningReport, inputs: Any
 ) -> None:
@@ -115,11 +120,11 @@ def prune_averages(
         {name: idxs for name, idxs in plan.pruned.items() if name in removed},
         {name: plan.filters[name] for name in plan.pruned if name in removed},
     )
-    for average in averages if done.pruned else ():
-        network = average.network if module is None else average.network.get_submodule(module)
+    if not done.pruned:
+        return
+    for average, network in zip(averages, averaged_parts(averages, module), strict=True):
         device = next(network.parameters()).device  # averages may be kept on another device than the network
-        own_inputs = tree_map(lambda leaf, to=device: leaf.to(to) if isinstance(leaf, Tensor) else leaf, inputs)
-        found = apply_plan(network, done, own_inputs, allow_unpruned=True)
+        found = apply_plan(network, done, to_device(inputs, device), allow_unpruned=True)
         if found.layers != report.layers:
             reasons = "".join(f"\n  {name}: {reason}" for name, reason in found.skipped.items())
             raise RuntimeError(

@@ -6,19 +6,33 @@ import contextlib
 import gc
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from torch import nn
+from torch import Tensor, nn
 
+from lightning_cosprune.calibration.moments import Pool
 from lightning_cosprune.network.structure import describe_structure
 from lightning_cosprune.training.checkpoint import PrunableMixin
 
-__all__ = ["check_strategy", "decided_by_rank_zero", "same_on_all_ranks", "unwrapped"]
+__all__ = [
+    "StoppedError",
+    "as_on_rank_zero",
+    "check_strategy",
+    "decided_by_rank_zero",
+    "pool_of",
+    "same_buffers",
+    "same_on_all_ranks",
+    "unwrapped",
+]
 
 T = TypeVar("T")
+
+
+class StoppedError(RuntimeError):
+    """This process stops because another one failed, or did something else; all of them know."""
 
 
 def check_strategy(trainer: Trainer, pl_module: LightningModule) -> None:
@@ -106,27 +120,83 @@ def same_on_all_ranks(trainer: Trainer, module: nn.Module) -> Iterator[None]:
     failed: Exception | None = None
     try:
         yield
+    except StoppedError:
+        raise
     except Exception as error:  # told to the others, who would wait for ever, and raised below
         failed = error
     if trainer.world_size > 1:
-        found = str(failed) if failed is not None else _fingerprint(module)
-        outcomes: list[Any] = [None] * trainer.world_size
-        torch.distributed.all_gather_object(outcomes, (failed is not None, found))
-        if failed is None:
-            for rank, (has_failed, text) in enumerate(outcomes):
-                if has_failed:
-                    raise RuntimeError(f"Process {rank} failed, so this one stops as well: {text}")
-            if len(set(outcomes)) > 1:
-                groups = [
-                    [rank for rank, other in enumerate(outcomes) if other == one] for one in sorted(set(outcomes))
-                ]
-                raise RuntimeError(
-                    f"The processes pruned differently: {' and '.join(map(str, groups))} do not have the same network. "
-                    "Training on would mix different filters. Please report this network as a bug of "
-                    "lightning_cosprune."
-                )
+        differently = (
+            "The processes pruned differently: {groups} do not have the same network. Training on would mix different "
+            "filters. Please report this network as a bug of lightning_cosprune."
+        )
+        _compare(trainer, failed, "" if failed is not None else _fingerprint(module), differently)
     if failed is not None:
         raise failed
+
+
+def pool_of(trainer: Trainer) -> Pool | None:
+    """What sums tensors over all processes within :func:`same_on_all_ranks`, in float64; ``None`` for one process.
+
+    Before each sum the processes tell each other that they are about to form it. A process that fails goes on to the
+    end of :func:`same_on_all_ranks` and tells that in its place, so that the others stop instead of waiting.
+
+    Returns:
+        A function of a list of tensors, which must have the same shapes on all processes.
+    """
+    if trainer.world_size == 1:
+        return None
+
+    def pool(tensors: list[Tensor]) -> list[Tensor]:
+        _meet(trainer, f"sum {[tuple(tensor.shape) for tensor in tensors]}")
+        found = []
+        for tensor in tensors:
+            total = tensor.to(trainer.strategy.root_device, torch.float64, copy=True).contiguous()
+            torch.distributed.all_reduce(total)
+            found.append(total.to(tensor.device, tensor.dtype))
+        return found
+
+    return pool
+
+
+def same_buffers(trainer: Trainer, module: nn.Module) -> None:
+    """Change ``module`` in place: it has the first process's buffers, as the next training step would see to.
+
+    That is what DistributedDataParallel does at each step, unless told otherwise by ``broadcast_buffers=False``.
+    """
+    strategy: Any = trainer.strategy
+    if trainer.world_size > 1 and strategy._ddp_kwargs.get("broadcast_buffers", True):
+        as_on_rank_zero(trainer, module.buffers())
+
+
+@torch.no_grad()
+def as_on_rank_zero(trainer: Trainer, tensors: Iterable[Tensor]) -> None:
+    """Change ``tensors`` in place: they have the first process's values, however the others' machines round."""
+    if trainer.world_size == 1:
+        return
+    tensors = list(tensors)
+    _meet(trainer, f"share {[tuple(tensor.shape) for tensor in tensors]}")
+    for tensor in tensors:
+        whole = tensor.detach().to(trainer.strategy.root_device).contiguous()
+        torch.distributed.broadcast(whole, 0)
+        tensor.copy_(whole)
+
+
+def _meet(trainer: Trainer, about: str) -> None:
+    """Wait until all processes are about to do the same."""
+    _compare(trainer, None, about, "The processes {groups} came apart while pruning, so all of them stop.")
+
+
+def _compare(trainer: Trainer, failed: Exception | None, found: str, differently: str) -> None:
+    outcomes: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(outcomes, (failed is not None, found if failed is None else str(failed)))
+    if failed is not None:
+        return
+    for rank, (has_failed, text) in enumerate(outcomes):
+        if has_failed:
+            raise StoppedError(f"Process {rank} failed, so this one stops as well: {text}")
+    if len(set(outcomes)) > 1:
+        groups = [[rank for rank, other in enumerate(outcomes) if other == one] for one in sorted(set(outcomes))]
+        raise StoppedError(differently.format(groups=" and ".join(map(str, groups))))
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import subprocess
@@ -49,6 +50,7 @@ def assert_processes_agree(folder: Path) -> None:
         assert name.endswith(statistics) or torch.equal(second["weights"][name], tensor), name
     assert_same(first["optimizer"], second["optimizer"])
     assert first["reports"] == second["reports"]
+    assert first["repairs"] == second["repairs"]
     assert first["wrapped"]
     assert second["wrapped"]
     assert len(first["weights"]["stem.weight"]) == 8
@@ -106,6 +108,60 @@ def test_one_process_decides_for_all(tmp_path):
     assert len(first["stem.weight"]) == 8
 
 
+REPAIRED = {"pruning": {"pruning_ratio": 0.5, "at_epoch": [0, 2], "repair": "least_squares", "calibration": 13}}
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"average": True}, {"sabotage": "round_otherwise"}, {"ddp": {"broadcast_buffers": False}}], ids=str
+)
+def test_processes_repair_alike(options, tmp_path):
+    """Each reads its share of the calibration data: seven samples and six."""
+    run = launch(tmp_path, **{"ddp": {}, **REPAIRED, **options})
+    assert run.returncode == 0, run.stderr
+    assert_processes_agree(tmp_path)
+    first, second = ends(tmp_path, 0), ends(tmp_path, 1)
+    assert_same(first["averages"], second["averages"])
+    assert [samples for _, samples, _ in first["repairs"]] == [13, 13]
+    assert all("the network's output" in text and not math.isnan(error) for text, _, error in first["repairs"])
+
+
+@pytest.mark.parametrize("method", ["merge", "constant"])
+def test_processes_repair_alike_without_data(method, tmp_path):
+    run = launch(tmp_path, ddp={}, pruning={"pruning_ratio": 0.5, "at_epoch": 1, "repair": method})
+    assert run.returncode == 0, run.stderr
+    assert_processes_agree(tmp_path)
+
+
+def test_a_repair_on_two_processes_is_that_on_one(tmp_path):
+    """To what rounding and the parts that are held out make of it."""
+    errors = {}
+    for folder, options in (("two", {"ddp": {}, "batch_size": 4}), ("one", {"devices": 1, "batch_size": 8})):
+        (tmp_path / folder).mkdir()
+        pruning = {"pruning_ratio": 0.5, "at_epoch": 1, "repair": "least_squares", "calibration": 24}
+        run = launch(tmp_path / folder, module="WithoutBatchNorm", pruning=pruning, epochs=2, **options)
+        assert run.returncode == 0, run.stderr
+        ((_, samples, errors[folder]),) = ends(tmp_path / folder, 0)["repairs"]
+        assert samples == 24
+    assert errors["two"] == pytest.approx(errors["one"], rel=0.25)
+
+
+def test_a_repair_on_two_processes_resumes(tmp_path):
+    for folder, options in (("whole", {}), ("rest", {"ckpt_path": str(tmp_path / "whole" / "epoch=1.ckpt")})):
+        (tmp_path / folder).mkdir()
+        run = launch(tmp_path / folder, ddp={}, **REPAIRED, **options)
+        assert run.returncode == 0, run.stderr
+    for rank in (0, 1):
+        whole, rest = ends(tmp_path / "whole", rank), ends(tmp_path / "rest", rank)
+        assert_same(dict(rest["weights"]), dict(whole["weights"]))
+        assert_same(rest["optimizer"], whole["optimizer"])
+
+
+def test_processes_that_come_apart_in_the_repair_stop(tmp_path):
+    run = launch(tmp_path, ddp={}, sabotage="come_apart", **REPAIRED)
+    assert run.returncode != 0
+    assert "came apart while pruning, so all of them stop" in run.stderr
+
+
 def test_processes_that_cut_different_filters_stop(tmp_path):
     run = launch(tmp_path, ddp={}, sabotage="disagree", pruning={"pruning_ratio": 0.25})
     assert run.returncode != 0
@@ -117,6 +173,8 @@ def test_processes_that_cut_different_filters_stop(tmp_path):
     [
         ({"sabotage": "fail_on_rank_1", "pruning": {"pruning_ratio": 0.5}}, "no memory on this one"),
         ({"pruning": {"layers": ["nowhere"]}}, "`layers='nowhere'`: expected"),
+        ({"sabotage": "fail_in_the_repair_on_rank_1", **REPAIRED}, "no memory on this one"),
+        ({"sabotage": "fail_on_rank_1", **REPAIRED}, "no memory on this one"),
     ],
 )
 def test_a_failure_on_one_process_stops_all(options, message, tmp_path):
