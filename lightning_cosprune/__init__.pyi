@@ -21,3 +21,4 @@ from .surgery.report import PruningReport as PruningReport
 from .training.atomic import AtomicCheckpointIO as AtomicCheckpointIO
 from .training.checkpoint import PrunableMixin as PrunableMixin
 from .training.checkpoint import load_pruned as load_pruned
+from .training.distillation import KnowledgeDistillation as KnowledgeDistillation
