@@ -3,10 +3,10 @@
 # Measured: README.md one folder up.
 """Kill a training run with SIGKILL at random moments, resume it each time, and compare its end with an undisturbed run.
 
-The run trains for some epochs, prunes in two steps and writes a checkpoint at the end of each epoch. Moments are drawn
-from the seed: so many seconds after training starts, while filters are being removed, or while a checkpoint is being
-written. The next process resumes from the last checkpoint there is. In the end weights, optimizer, scheduler and the
-metrics of every epoch must be equal to the last bit.
+The run trains for some epochs, prunes and repairs in two steps and writes a checkpoint at the end of each epoch.
+Moments are drawn from the seed: so many seconds after training starts, while filters are being removed, while the rest
+is being repaired, or while a checkpoint is being written. The next process resumes from the last checkpoint there is.
+In the end weights, optimizer, scheduler and the metrics of every epoch must be equal to the last bit.
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_cosprune import AtomicCheckpointIO, CosineFilterPruning, callback
 from lightning_cosprune.models import DCASE2021Baseline, SceneClassifier
 from lightning_cosprune.surgery.report import format_table
+from lightning_cosprune.training import repair
 
 EPOCHS = 8
 PRUNE_AT = [2, 5]
-MOMENTS = ("training", "pruning", "writing a checkpoint")
+MOMENTS = ("training", "pruning", "repairing", "writing a checkpoint")
 
 
 class History(pl.Callback):
@@ -99,11 +100,13 @@ def train(folder: Path, moment: str, delay: float) -> None:
     pl.seed_everything(0, verbose=False)
     checkpoints = ModelCheckpoint(folder, "{epoch}", save_last=True, save_top_k=-1, save_on_train_epoch_end=True)
     network = DCASE2021Baseline(num_frames=51, dropout=0.0)  # PyTorch does not keep the random stream of dropout
-    callbacks = [CosineFilterPruning(0.5, PRUNE_AT, example_inputs=torch.zeros(1, 1, 40, 51)), History(folder)]
+    pruning = CosineFilterPruning(
+        0.5, PRUNE_AT, example_inputs=torch.zeros(1, 1, 40, 51), repair="least_squares", calibration=32
+    )
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=EPOCHS,
-        callbacks=[*callbacks, Armed(moment, delay), checkpoints],
+        callbacks=[pruning, History(folder), Armed(moment, delay), checkpoints],
         plugins=[AtomicCheckpointIO()],
         logger=False,
         enable_progress_bar=False,
@@ -126,6 +129,8 @@ class Armed(pl.Callback):
             kill_after(self.delay)
         if self.moment == "pruning":
             callback.apply_plan = set_off_before(callback.apply_plan, self.delay / 20)
+        if self.moment == "repairing":
+            repair.refit_least_squares = set_off_before(repair.refit_least_squares, self.delay)
         if self.moment == "writing a checkpoint":
             plugin = trainer.strategy.checkpoint_io
             plugin.save_checkpoint = set_off_before(plugin.save_checkpoint, self.delay / 100)  # type: ignore[method-assign]

@@ -301,6 +301,27 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(run, name, tmp_path):
     assert_same(states_of(trainer), states_of(expected))
 
 
+def test_a_resumed_run_reads_the_data_of_its_epoch(tmp_path):
+    """Lightning comes to `on_train_start` with the loader of the epoch before."""
+
+    class ByEpoch(pl.LightningDataModule):
+        def train_dataloader(self):
+            order = torch.randperm(24, generator=torch.Generator().manual_seed(self.trainer.current_epoch))
+            return DataLoader(torch.utils.data.Subset(loader().dataset, order.tolist()), 8)
+
+    def run(folder, **options):
+        pl.seed_everything(0, verbose=False)
+        saved = ModelCheckpoint(folder, "{epoch}", save_top_k=-1)
+        callback = CosineFilterPruning(0.5, at_epoch=1, repair="least_squares", calibration=8)
+        trainer = trainer_for(folder, callback, saved, max_epochs=2, reload_dataloaders_every_n_epochs=1)
+        trainer.fit(UsersModule(), ByEpoch(), **options)
+        return trainer
+
+    whole = run(tmp_path / "whole")
+    rest = run(tmp_path / "rest", ckpt_path=tmp_path / "whole" / "epoch=0.ckpt")
+    assert_same(states_of(rest), states_of(whole))
+
+
 @pytest.mark.parametrize("average", [False, True])
 @pytest.mark.parametrize("problem", [KeyboardInterrupt, MemoryError])
 def test_what_stops_within_a_repair_leaves_all_as_it_was(problem, average, tmp_path, monkeypatch):
