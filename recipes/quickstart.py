@@ -8,10 +8,12 @@
 Accuracies are those of the last epoch on the test clips; the number of epochs is fixed beforehand and nothing is chosen
 on the test clips.
 
-Each seed trains one dense network. Cosine similarity, L1 norm and chance each remove the same number of filters from a
-copy of it, and the copies are fine-tuned alike. The last rival has the size of the network that cosine similarity
-leaves, starts from random weights, and sees all training clips for as many epochs as the pruned network did before and
-after the cut.
+Each seed trains one dense network. Cosine similarity, what the kept filters can say of the responses, L1 norm and
+chance each remove the same number of filters from a copy of it. Each copy is tested as it is; repaired by least squares
+on a few training clips, without their labels and without a gradient step; and fine-tuned. The last rival has the size
+of the network that cosine similarity leaves, starts from random weights, and sees all training clips for as many epochs
+as the pruned network did before and after the cut. "Batch norm re-estimated" is the dense network with the statistics
+of the same unlabelled clips: what they alone bring.
 """
 
 from __future__ import annotations
@@ -34,17 +36,27 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from lightning_cosprune import Complexity, CosineFilterPruning, PruningPlan, apply_plan, measure_complexity
+from lightning_cosprune import (
+    Complexity,
+    CosineFilterPruning,
+    PruningPlan,
+    apply_plan,
+    measure_complexity,
+    refit_least_squares,
+)
+from lightning_cosprune.calibration.statistics import reestimate_batch_norms
 from lightning_cosprune.data import ESC10, DCASEScenes, LogMel, SyntheticScenes
 from lightning_cosprune.models import DCASE2021Baseline, DCASE2022Baseline, SceneClassifier
 from lightning_cosprune.reports.figures import plot_filters
 from lightning_cosprune.reports.page import write_html
 from lightning_cosprune.surgery.report import format_table
 
-CRITERIA = {"cosine": "cosine similarity", "l1": "L1 norm", "random": "random"}
+CRITERIA = {"cosine": "cosine similarity", "response": "response", "l1": "L1 norm", "random": "random"}
 NETWORKS = {"dcase2021": DCASE2021Baseline, "dcase2022": DCASE2022Baseline}
 TUNED = "{}, fine-tuned"
-UNTUNED = "{}, not fine-tuned"
+UNTUNED = "{}, as cut"
+REPAIRED = "{}, repaired"
+REESTIMATED = "dense, batch norm re-estimated"
 SCRATCH = "same size, from scratch"
 
 
@@ -66,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"\nSeed {seed + 1} of {options.seeds}", flush=True)
         study = Study(scenes, options, seed)
         dense = study.train_dense()
+        study.reestimate(dense)
         prunings = {criterion: study.prune_and_fine_tune(dense, criterion) for criterion in CRITERIA}
         plan = prunings["cosine"].plans[0]
         study.train_from_scratch(plan)
@@ -127,6 +140,7 @@ class Study:
         self.seed = seed
         self.results: list[Result] = []
         self.example_inputs = torch.zeros(1, *scenes.feature_shape)
+        self.calibration = unlabelled_clips(scenes, options.clips, seed)
 
     def train_dense(self) -> SceneClassifier:
         classifier = self.new_classifier(self.seed)
@@ -134,14 +148,29 @@ class Study:
         return classifier
 
     def prune_and_fine_tune(self, dense: SceneClassifier, criterion: str) -> CosineFilterPruning:
-        pruning = CosineFilterPruning(self.options.pruning_ratio, criterion=criterion, seed=self.seed)
         tuned, label = copy.deepcopy(dense), CRITERIA[criterion]
+        pruning = CosineFilterPruning(
+            self.options.pruning_ratio,
+            criterion=criterion,
+            seed=self.seed,
+            calibration=[self.calibration] if criterion == "response" else 16,
+        )
         seconds = self.fit(label, tuned, self.options.finetune_epochs, self.options.fraction, [pruning])
         untuned = copy.deepcopy(dense)
-        apply_plan(untuned, pruning.plans[0], self.example_inputs)
+        report = apply_plan(untuned, pruning.plans[0], self.example_inputs)
         self.test(UNTUNED.format(label), untuned, None)
+        start = time.perf_counter()
+        refit_least_squares(untuned, dense, [self.calibration], report=report)
+        self.test(REPAIRED.format(label), untuned, time.perf_counter() - start)
         self.test(TUNED.format(label), tuned, seconds)
         return pruning
+
+    def reestimate(self, dense: SceneClassifier) -> None:
+        """What the unlabelled clips bring without any pruning: statistics of batch norms."""
+        network = copy.deepcopy(dense)
+        start = time.perf_counter()
+        reestimate_batch_norms(network, [self.calibration])
+        self.test(REESTIMATED, network, time.perf_counter() - start)
 
     def train_from_scratch(self, plan: PruningPlan) -> None:
         classifier = self.new_classifier(self.seed + 1000)
@@ -178,6 +207,15 @@ class Study:
         complexity = measure_complexity(classifier, self.example_inputs)
         measured = metrics["test/accuracy"], metrics["test/log_loss"], by_device, complexity, training_seconds
         self.results.append(Result(self.seed, network, *measured))
+
+
+def unlabelled_clips(scenes: DCASEScenes, clips: int, seed: int) -> torch.Tensor:
+    """Features of so many training clips, drawn by chance; their labels are not looked at."""
+    loader = scenes.train_dataloader()
+    dataset: Any = loader.dataset
+    drawn = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:clips]
+    features: torch.Tensor = loader.collate_fn(dataset.__getitems__(drawn.tolist()))[0]
+    return features
 
 
 def new_trainer(**options: Any) -> pl.Trainer:
@@ -242,8 +280,9 @@ def describe(options: argparse.Namespace, scenes: DCASEScenes) -> str:
     return (
         f"{scenes_name(options)}, fold {options.fold}: {len(tables['train'])} training and {len(tables['test'])} test "
         f"clips as {bands}x{frames} log-mel features, {len(scenes.scene_labels)} classes. Network {options.network}: "
-        f"{options.epochs} epochs, then {options.finetune_epochs} epochs of fine-tuning on {options.fraction:.0%} of "
-        f"the training clips. Mean +- standard deviation over {options.seeds} seed{'s' if options.seeds > 1 else ''}."
+        f"{options.epochs} epochs; repaired on {options.clips} unlabelled training clips; or {options.finetune_epochs} "
+        f"epochs of fine-tuning on {options.fraction:.0%} of the training clips. Mean +- standard deviation over "
+        f"{options.seeds} seed{'s' if options.seeds > 1 else ''}."
     )
 
 
@@ -254,7 +293,7 @@ def scenes_name(options: argparse.Namespace) -> str:
 
 
 def summary(results: list[Result]) -> list[list[str]]:
-    rows = [["", "accuracy %", "log loss", "parameters", "MACs (M)", "kB", "training s"]]
+    rows = [["", "accuracy %", "log loss", "parameters", "MACs (M)", "kB", "seconds"]]
     for network in networks_of(results):
         mine = [result for result in results if result.network == network]
         seconds = [result.training_seconds for result in mine if result.training_seconds is not None]
@@ -278,7 +317,13 @@ def paired_differences(results: list[Result]) -> list[list[str]]:
         result.seed: result.accuracy for result in results if result.network == TUNED.format(CRITERIA["cosine"])
     }
     rows = [["", "mean", *(f"seed {seed}" for seed in reference)]]
-    rivals = ["dense", *(TUNED.format(label) for name, label in CRITERIA.items() if name != "cosine"), SCRATCH]
+    rivals = [
+        "dense",
+        REESTIMATED,
+        *(REPAIRED.format(label) for label in CRITERIA.values()),
+        *(TUNED.format(label) for name, label in CRITERIA.items() if name != "cosine"),
+        SCRATCH,
+    ]
     for rival in rivals:
         points = [100 * (result.accuracy - reference[result.seed]) for result in results if result.network == rival]
         rows.append([rival, spread(points, 1, sign="+"), *(f"{value:+.1f}" for value in points)])
@@ -334,6 +379,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--network", choices=NETWORKS, default="dcase2021", help="default: dcase2021")
     add("--epochs", type=positive, help="of the dense network (default: 10 on synthetic scenes, else 30)")
     add("--finetune-epochs", type=positive, help="after the cut (default: 4 on synthetic scenes, else 15)")
+    add("--clips", type=positive, default=16, help="unlabelled training clips to repair with (default: 16)")
     add("--fraction", type=float, default=0.75, help="of the training clips to fine-tune on (default: 0.75)")
     add(
         "--pruning-ratio",

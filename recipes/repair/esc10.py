@@ -179,33 +179,40 @@ class Study:
                 lambda clips=clips: reestimated(copy.deepcopy(self.dense), self.calibration(clips)),
             )
 
+    @staticmethod
+    def ways(removal: str, criterion: str) -> list[tuple[str, int]]:
+        """Repair and clips of every cell without training."""
+        by_data = ["least squares", "GRAIL", *(["batch norm"] if criterion in ("cosine", "random") else [])]
+        return [
+            *((repair, 0) for repair in ("none", "constant", "merge")),
+            *((repair, clips) for clips in CLIPS[removal] for repair in by_data),
+        ]
+
     def repairs(self, removal: str, criterion: str) -> None:
         if removal == "published rule" and criterion not in ("cosine", "random"):
             return
+        if {(removal, criterion, *rest, 0) for rest in self.ways(removal, criterion)} <= set(self.cells):
+            return
         network, report = self.pruned(removal, criterion)
 
-        def repaired(change: Callable[[nn.Module], Any]) -> nn.Module:
-            copied = copy.deepcopy(network)
-            change(copied)
+        example = self.example
+
+        def change(repair: str, clips: int) -> nn.Module:
+            copied, data = copy.deepcopy(network), self.calibration(clips)
+            if repair == "least squares":
+                least_squares(copied, self.dense, data, report=report)
+            elif repair == "GRAIL":
+                grail_map(copied, self.dense, report, data, example_inputs=example)
+            elif repair == "batch norm":
+                reestimate_batch_norms(copied, data)
+            elif repair == "merge":
+                merge_removed(copied, self.dense, report, example_inputs=example)
+            elif repair == "constant":
+                compensate_constants(copied, self.dense, report, example_inputs=example)
             return copied
 
-        def cell(repair: str, clips: int, change: Callable[[nn.Module], Any]) -> None:
-            self.measure((removal, criterion, repair, clips, 0), lambda: repaired(change))
-
-        example = self.example
-        cell("none", 0, lambda _: None)
-        cell("constant", 0, lambda model: compensate_constants(model, self.dense, report, example_inputs=example))
-        cell("merge", 0, lambda model: merge_removed(model, self.dense, report, example_inputs=example))
-        for clips in CLIPS[removal]:
-            data = self.calibration(clips)
-            cell("least squares", clips, lambda model, data=data: least_squares(model, self.dense, data, report=report))
-            cell(
-                "GRAIL",
-                clips,
-                lambda model, data=data: grail_map(model, self.dense, report, data, example_inputs=example),
-            )
-            if criterion in ("cosine", "random"):
-                cell("batch norm", clips, lambda model, data=data: reestimated(model, data))
+        for repair, clips in self.ways(removal, criterion):
+            self.measure((removal, criterion, repair, clips, 0), functools.partial(change, repair, clips))
 
     def fine_tuned(self, removal: str, epochs: int) -> None:
         scenes = open_scenes(self.options, self.fold, self.seed, FINE_TUNING["fraction"])

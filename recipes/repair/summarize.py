@@ -60,7 +60,7 @@ def paired(cells: Iterable[Any], dense: dict[Any, Any], key: Callable[[Any], Any
 
 def row(cells: list[Any], dense: dict[Any, Any], key: Callable[[Any], Any]) -> str:
     if not cells:
-        return " | "
+        return ""
     accuracy = 100 * statistics.mean(cell.accuracy for cell in cells)
     mean, half = interval(paired(cells, dense, key, "accuracy"))
     return f"{accuracy:.1f} ({mean:+.1f} ± {half:.1f})"
@@ -107,7 +107,7 @@ def short_table(cells: list[esc10.Cell]) -> str:
         return cell.fold, cell.seed
 
     dense = {key(cell): cell for cell in cells if cell.removal == "dense" and cell.repair == "none"}
-    cuts = CUTS[1:]
+    cuts = [removal for removal in CUTS[1:] if any(cell.removal == removal for cell in cells)]
     heads = []
     for removal in cuts:
         one = next(cell for cell in cells if cell.removal == removal)

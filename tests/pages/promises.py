@@ -226,4 +226,4 @@ READ_WHOLE = {
 }
 
 # Tables of results: what measured them.
-MEASURED = {"similar-filters.md": "recipes/responses.py"}
+MEASURED = {"repair.md": "recipes/repair/esc10.py", "similar-filters.md": "recipes/responses.py"}
