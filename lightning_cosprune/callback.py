@@ -216,7 +216,7 @@ class CosineFilterPruning(Callback):
     def _prune_if_due(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # One process's answer counts for all: a rule of one's own may look at what only that process has seen.
         if trainer.strategy.broadcast(self.should_prune(trainer, pl_module), 0):
-            if trainer.reload_dataloaders_every_n_epochs:
+            if trainer.reload_dataloaders_every_n_epochs:  # type: ignore[attr-defined]
                 # A resumed run comes to `on_train_start` with the loader of the epoch before; else this does nothing.
                 trainer.fit_loop.setup_data()
             self._prune(trainer, pl_module)

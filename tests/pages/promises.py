@@ -17,6 +17,9 @@ BEHIND: dict[str, dict[str, list[str]]] = {
             "planning/test_choose.py::test_rivals_remove_as_many",
             "planning/test_choose.py::test_a_callable_criterion",
         ],
+        "filters to go that the kept ones can speak for, and spoken for": [
+            "planning/test_response.py::test_after_repair_it_leaves_less_unsaid_than_chance",
+        ],
         "some layers left alone": [
             "planning/test_choose.py::test_ignored_layers_by_name_pattern_container_and_module",
             "test_callback.py::test_ignored_layers",
@@ -89,6 +92,7 @@ BEHIND: dict[str, dict[str, list[str]]] = {
         "`on_train_start`, `on_train_epoch_start`": [
             "test_callback.py::test_a_rule_of_ones_own",
             "training/test_checkpoint.py::test_a_dense_run_is_pruned_before_it_trains_on",
+            "training/test_repair.py::test_what_stops_within_a_repair_leaves_all_as_it_was",
         ],
         "1. decide": [
             "test_callback.py::test_looking_at_a_batch_does_not_change_the_training_data",
@@ -103,15 +107,62 @@ BEHIND: dict[str, dict[str, list[str]]] = {
             "surgery/test_optim.py::test_state_is_that_of_the_kept_filters",
             "surgery/test_optim.py::test_parameter_groups_and_several_optimizers",
         ],
-        "5. averages": ["training/test_averages.py::test_averages_are_cut_like_the_network_and_training_goes_on"],
-        "6. agree": ["training/test_distributed.py::test_processes_that_cut_different_filters_stop"],
-        "7. check": ["test_callback.py::test_optimizers_that_were_left_behind_are_noticed"],
-        "8. scores": [
+        "5. repair": [
+            "training/test_repair.py::test_the_outputs_come_back_and_training_goes_on",
+            "training/test_repair.py::test_repair_without_data",
+        ],
+        "6. averages": [
+            "training/test_averages.py::test_averages_are_cut_like_the_network_and_training_goes_on",
+            "training/test_repair.py::test_averages_are_repaired_alike",
+        ],
+        "7. agree": ["training/test_distributed.py::test_processes_that_cut_different_filters_stop"],
+        "8. check": ["test_callback.py::test_optimizers_that_were_left_behind_are_noticed"],
+        "9. scores": [
             "training/test_monitors.py::test_they_start_as_new_ones_do",
             "training/test_monitors.py::test_the_scores_can_be_kept",
         ],
-        "9. report": ["test_callback.py::test_numbers_reach_the_logger_and_the_table_the_console"],
+        "10. report": [
+            "test_callback.py::test_numbers_reach_the_logger_and_the_table_the_console",
+            "training/test_repair.py::test_numbers_reach_the_logger_and_the_table_the_console",
+        ],
         "`teardown`": ["training/test_checkpoint.py::test_the_users_own_hooks_are_called_and_given_back"],
+        # What is read for a repair
+        "`calibration=16`, a number": [
+            "training/test_calibration.py::test_samples_are_spread_over_the_data_set_and_the_same_in_each_epoch",
+            "training/test_repair.py::test_training_sees_the_same_batches_and_draws_the_same_numbers",
+        ],
+        "a sampler of some rows only, such as `SubsetRandomSampler` or `FractionSampler`": [
+            "training/test_calibration.py::test_only_what_the_sampler_may_give_is_taken",
+        ],
+        "an `IterableDataset`, or a loader of ones own": [
+            "training/test_calibration.py::test_of_a_stream_the_first_samples_are_taken",
+            "training/test_calibration.py::test_a_loader_of_ones_own",
+        ],
+        "batches": [
+            "training/test_calibration.py::test_batches_hold_32_samples_at_most",
+            "training/test_calibration.py::test_batches_whose_input_cannot_be_told",
+        ],
+        "`on_before_batch_transfer`, `on_after_batch_transfer`": [
+            "training/test_calibration.py::test_what_is_augmented_in_training_only_stays_as_it_is_and_what_is_computed_is_computed",
+        ],
+        "random transforms in the data set": [
+            "training/test_calibration.py::test_transforms_of_the_data_set_draw_from_a_fixed_seed",
+        ],
+        "`calibration=[inputs, ...]`": [
+            "training/test_calibration.py::test_inputs_of_ones_own",
+        ],
+        '`repair="merge"`, `repair="constant"`': [
+            "training/test_repair.py::test_repair_without_data",
+        ],
+        "steps of a schedule": [
+            "training/test_repair.py::test_every_step_of_a_schedule_is_repaired",
+        ],
+        "frozen layers": [
+            "training/test_repair.py::test_frozen_layers_are_left_alone",
+        ],
+        "too few samples, labels among the inputs, none at all": [
+            "training/test_calibration.py::test_what_cannot_be_used_is_refused",
+        ],
         # Strategies and processes
         "one process": ["test_callback.py::test_one_added_line_makes_a_users_network_smaller_and_all_of_it_trains"],
         "`ddp`, 2 processes, gloo; `static_graph`, `find_unused_parameters`, `gradient_as_bucket_view`": [
@@ -121,11 +172,15 @@ BEHIND: dict[str, dict[str, list[str]]] = {
             "training/test_distributed.py::test_two_processes_train_as_one_with_their_batches_together",
         ],
         "`ddp`, resumed": ["training/test_distributed.py::test_a_run_on_two_processes_resumes"],
+        "`ddp` with `repair`": [
+            "training/test_distributed.py::test_processes_repair_alike",
+            "training/test_distributed.py::test_a_repair_on_two_processes_resumes",
+        ],
         "`ddp_spawn`, `ddp_notebook`": [
             "training/test_distributed.py::test_spawned_processes_give_the_smaller_network_back",
             "training/test_distributed.py::test_strategies",
         ],
-        "a failure, or other filters, on one process": [
+        "a failure, or other filters, on one process; a failure within the repair": [
             "training/test_distributed.py::test_a_failure_on_one_process_stops_all",
             "training/test_distributed.py::test_processes_that_cut_different_filters_stop",
         ],
@@ -143,7 +198,9 @@ BEHIND: dict[str, dict[str, list[str]]] = {
         # Precision and optimization
         "32, `bf16-mixed`, `64-true`, `16-mixed` with its gradient scaler (on the CPU)": [
             "test_callback.py::test_prune_in_the_middle_of_training",
+            "training/test_repair.py::test_the_outputs_come_back_and_training_goes_on",
         ],
+        "`bf16-true`": ["training/test_repair.py::test_the_outputs_come_back_and_training_goes_on"],
         "gradient accumulation, gradient clipping": ["test_callback.py::test_prune_in_the_middle_of_training"],
         "several optimizers, manual optimization": [
             "test_callback.py::test_manual_optimization_with_two_optimizers",
@@ -168,6 +225,7 @@ BEHIND: dict[str, dict[str, list[str]]] = {
         "`WeightAveraging`, `EMAWeightAveraging`, `StochasticWeightAveraging`": [
             "training/test_averages.py::test_averages_are_cut_like_the_network_and_training_goes_on",
             "training/test_averages.py::test_a_run_with_averages_resumes",
+            "training/test_repair.py::test_averages_are_repaired_alike",
         ],
         "an `AveragedModel` held by the LightningModule, as a submodule or not, or by a callback": [
             "training/test_averages.py::test_an_average_in_the_module_follows_the_part_that_it_averages",
@@ -189,8 +247,11 @@ BEHIND: dict[str, dict[str, list[str]]] = {
             "training/test_checkpoint.py::test_a_run_resumes_from_the_middle_of_an_epoch",
             "training/test_checkpoint.py::test_a_dense_run_is_pruned_before_it_trains_on",
         ],
-        "killed with SIGKILL while training, pruning or writing": [
+        "killed with SIGKILL while training, pruning, repairing or writing": [
             "recipes/test_crash.py::test_a_run_that_is_killed_twice_ends_as_the_undisturbed_one",
+        ],
+        "interrupted from the keyboard, or failed, within a prune or repair": [
+            "training/test_repair.py::test_what_stops_within_a_repair_leaves_all_as_it_was",
         ],
         '`ckpt_path="best"`, `"last"`, a path, in `fit`, `test`, `validate`, `predict`': [
             "training/test_checkpoint.py::test_last_and_best_after_the_fit",

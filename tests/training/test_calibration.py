@@ -148,6 +148,15 @@ def test_of_a_stream_the_first_samples_are_taken(workers):
     assert share == list(range(5))
 
 
+def test_a_loader_of_ones_own():
+    class Loader:
+        def __iter__(self):
+            yield from ((rows, torch.zeros(len(rows))) for rows in CLIPS.split(7))
+
+    ((found,),) = taken(Loader(), (10,))
+    assert found == list(range(10))
+
+
 def test_a_data_set_that_makes_whole_batches():
     class Batches(torch.utils.data.Dataset):
         def __len__(self):

@@ -112,7 +112,15 @@ REPAIRED = {"pruning": {"pruning_ratio": 0.5, "at_epoch": [0, 2], "repair": "lea
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"average": True}, {"sabotage": "round_otherwise"}, {"ddp": {"broadcast_buffers": False}}], ids=str
+    "options",
+    [
+        {},
+        {"average": True},
+        {"sabotage": "round_otherwise"},
+        {"ddp": {"broadcast_buffers": False}},
+        {"pruning": {**REPAIRED["pruning"], "criterion": "response"}},
+    ],
+    ids=str,
 )
 def test_processes_repair_alike(options, tmp_path):
     """Each reads its share of the calibration data: seven samples and six."""
