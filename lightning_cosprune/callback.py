@@ -76,7 +76,8 @@ class CosineFilterPruning(Callback):
         repair: What is done about the cut, in every step of a schedule, against the network before that cut:
             ``"least_squares"`` for :func:`refit_least_squares` on unlabelled training samples, ``"merge"`` for
             :func:`merge_removed` and ``"constant"`` for :func:`compensate_constants`, which need no data. Averaged
-            copies are repaired alike.
+            copies are repaired alike. Optimizers keep their state: to drop it made the first steps worse and the last
+            no better (recipes/benchmarks/optimizer_state.py).
         calibration: Unlabelled data for ``repair="least_squares"`` and ``criterion="response"``: a number of training
             samples, spread over all that the sampler may give, or an iterable of inputs, one entry a forward pass. The
             input of a training batch is the batch or its first entry; hooks that move batches are called as in
