@@ -34,6 +34,7 @@ from lightning_cosprune.training.distributed import (
 )
 from lightning_cosprune.training.example_input import find_example_inputs, to_device
 from lightning_cosprune.training.monitors import forget_scores
+from lightning_cosprune.training.part import part_of
 from lightning_cosprune.training.repair import Repair, check_repair, in_a_line
 from lightning_cosprune.training.schedule import parse_schedule
 from lightning_cosprune.training.undo import as_before_on_failure
@@ -224,7 +225,7 @@ class CosineFilterPruning(Callback):
             self._steps_done = self._steps_due(trainer)
 
     def _prune(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        target, optimizers = self._target(pl_module), trainer.optimizers
+        target, optimizers = part_of(pl_module, self.module, "CosineFilterPruning"), trainer.optimizers
         with ExitStack() as undo, unwrapped(trainer), same_on_all_ranks(trainer, pl_module):
             undo.enter_context(as_before_on_failure(pl_module, optimizers))
             inputs, plan = decided_by_rank_zero(trainer, lambda: self._decide(trainer, pl_module, target))
@@ -287,18 +288,6 @@ class CosineFilterPruning(Callback):
             ),
         )
         return to_device(inputs, torch.device("cpu")), plan
-
-    def _target(self, pl_module: LightningModule) -> nn.Module:
-        if self.module is None:
-            return pl_module
-        try:
-            return pl_module.get_submodule(self.module)
-        except AttributeError:
-            children = ", ".join(name for name, _ in pl_module.named_children())
-            raise ValueError(
-                f"`CosineFilterPruning(module={self.module!r})`: expected the name of a submodule of "
-                f"{type(pl_module).__name__}, found none of that name. Its submodules are: {children}."
-            ) from None
 
     def _ratio_of_step(self, trainer: Trainer, target: nn.Module) -> Any:
         """The part of the filters there are now that brings each layer to this step's share of the whole ratio."""

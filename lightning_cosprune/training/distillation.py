@@ -19,6 +19,7 @@ from lightning_cosprune.network.forward import as_call, float_tensors
 from lightning_cosprune.network.structure import describe_structure, restore_structure
 from lightning_cosprune.training.distributed import as_on_rank_zero
 from lightning_cosprune.training.held_out import HeldOut, check_held_out
+from lightning_cosprune.training.part import part_of
 from lightning_cosprune.training.repair import dense_copy
 
 __all__ = ["KnowledgeDistillation"]
@@ -142,7 +143,7 @@ class KnowledgeDistillation(Callback):
         if stage != "fit":
             return
         _check_served(trainer, pl_module)
-        student = self._student(pl_module)
+        student = part_of(pl_module, self.module, _CALLER)
         _parameters_of(student, self.frozen)
         self._resumed = None
         if trainer.current_epoch == 0:  # a new run, or one whose state comes with its checkpoint, later
@@ -157,7 +158,7 @@ class KnowledgeDistillation(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the teacher: the given one, the one of the run that is resumed, or the network as it is now."""
         resumed, self._resumed = self._resumed or {}, None
-        student = self._student(pl_module)
+        student = part_of(pl_module, self.module, _CALLER)
         if resumed and self._held_out and resumed["held_out"]:
             self._held_out.load_state_dict(resumed["held_out"])
         stored = resumed.get("dense")
@@ -189,7 +190,7 @@ class KnowledgeDistillation(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure on what is held out; before the first prune, keep up with the network."""
-        student = self._student(pl_module)
+        student = part_of(pl_module, self.module, _CALLER)
         if not self._begun:
             if self.teacher is None:
                 self._keep_up(student)
@@ -200,7 +201,7 @@ class KnowledgeDistillation(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         """Begin with the first batch after the first prune; run the student as the teacher is run."""
-        student = self._student(pl_module)
+        student = part_of(pl_module, self.module, _CALLER)
         if not self._begun:
             self._begun = self.teacher is not None or _shapes(student) != _shapes(self._copy)
             if not self._begun:
@@ -217,7 +218,7 @@ class KnowledgeDistillation(Callback):
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Take away the gradients of what stays frozen: the optimizer passes over it, the processes stay in step."""
         if self._begun:
-            for parameter in _parameters_of(self._student(pl_module), self.frozen):
+            for parameter in _parameters_of(part_of(pl_module, self.module, _CALLER), self.frozen):
                 parameter.grad = None
 
     def on_train_batch_end(self, *_: Any, **__: Any) -> None:
@@ -234,7 +235,7 @@ class KnowledgeDistillation(Callback):
                 "as `teacher`."
             )
         elif self._begun and self._held_out:
-            self._held_out.put_back(self._student(pl_module))
+            self._held_out.put_back(part_of(pl_module, self.module, _CALLER))
             rank_zero_info(f"Put back the weights with the smallest held-out loss, {self._held_out.loss:.4g}.")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
@@ -263,7 +264,7 @@ class KnowledgeDistillation(Callback):
         Raises:
             ValueError: ``own`` did not run the student, or returned no loss.
         """
-        student = self._student(pl_module)
+        student = part_of(pl_module, self.module, _CALLER)
         if self.alpha == 1:
             found, loss = None, self._distance(student, self.inputs_of(args[0]))
         else:
@@ -304,7 +305,7 @@ class KnowledgeDistillation(Callback):
 
     def _look(self, trainer: Trainer, pl_module: LightningModule) -> float:
         assert self._held_out is not None
-        student = self._student(pl_module)
+        student = part_of(pl_module, self.module, _CALLER)
         return self._held_out.look(trainer, student, functools.partial(self._distance, student))
 
     @torch.no_grad()
@@ -312,18 +313,6 @@ class KnowledgeDistillation(Callback):
         assert self._copy is not None
         if _shapes(student) == _shapes(self._copy):
             self._copy.load_state_dict(student.state_dict())
-
-    def _student(self, pl_module: LightningModule) -> nn.Module:
-        if self.module is None:
-            return pl_module
-        try:
-            return pl_module.get_submodule(self.module)
-        except AttributeError:
-            children = ", ".join(name for name, _ in pl_module.named_children())
-            raise ValueError(
-                f"`{_CALLER}(module={self.module!r})`: expected the name of a submodule of "
-                f"{type(pl_module).__name__}, found none of that name. Its submodules are: {children}."
-            ) from None
 
     def _leave(self, pl_module: LightningModule) -> None:
         in_modes(self._modes)
