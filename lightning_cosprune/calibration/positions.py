@@ -10,7 +10,7 @@ from torch import Tensor
 __all__ = ["chosen_positions", "positions_a_sample"]
 
 _ROWS = 2**14
-_ROWS_A_COLUMN = 8
+_ROWS_A_COLUMN = 4
 
 
 def positions_a_sample(columns: int, samples: int) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +24,9 @@ from lightning_cosprune.repair.targets import Targets
 from lightning_cosprune.surgery.report import PruningReport
 
 __all__ = ["refit_least_squares"]
+
+_TO_HOLD_OUT = 64
+"""Samples from which on a quarter of them tells enough for a repair of its own."""
 
 
 def refit_least_squares(
@@ -46,11 +50,13 @@ def refit_least_squares(
 
     Conventions:
         - The ridge :math:`\lambda` pulls towards the old weights. Its strength is the one that does best on calibration
-          data that were held out, layer by layer; where the old weights do best there, they stay.
+          data that were held out, layer by layer; where the old weights do best there, they stay. From 64 samples on
+          the held-out ones reach a layer through layers that were not fitted to them either, in a repair that is run
+          for this alone: layers that are, make the ones behind them look easier than new sounds will find them.
         - Where :math:`\phi` cuts something off, outputs that are cut off in both networks count as equal: twice the
           targets are moved to where they make no difference, which lowers the error each time.
         - A layer without a bias whose output a batch norm reads gets its bias through the batch norm's running mean.
-        - Of each layer 16,384 positions are looked at, or eight for each unknown of a filter if these are more, or all
+        - Of each layer 16,384 positions are looked at, or four for each unknown of a filter if these are more, or all
           there are; they are spread evenly over the samples. Sums are kept in float64.
         - Where the network's outputs come out further from the dense network's than before, all is undone, and the
           report says so.
@@ -104,29 +110,46 @@ def refit_least_squares(
     skipped |= {name: "not reached by the calibration data" for name in layers if name not in targets.calls}
     first = _error(pruned, batches, targets.outputs, pool)
     before = copy.deepcopy(pruned.state_dict())
-    if len(batches) == 1 and set(targets.calls.values()) <= {1}:
-        repaired = repair_in_one_pass(pruned, batches[0], targets, pool)
+    samples = sum(map(num_samples, batches))
+    if pool is not None:
+        samples = int(pool([torch.tensor(samples)])[0])
+    repair = functools.partial(_front_to_back, pruned, batches, targets, pool)
+    if samples < _TO_HOLD_OUT:
+        repaired = repair()
     else:
-        repaired = _repair_one_by_one(pruned, batches, targets, pool)
+        found = {layer.name: layer for layer in repair(hold_out=True)}
+        pruned.load_state_dict(before)
+        repaired = repair(found=found)
     last = _error(pruned, batches, targets.outputs, pool)
     undone = not last <= first
     if undone:
         pruned.load_state_dict(before)
-    samples = sum(map(num_samples, batches))
-    if pool is not None:
-        samples = int(pool([torch.tensor(samples)])[0])
     return RepairReport("least_squares", tuple(repaired), skipped, samples, first, first if undone else last, undone)
 
 
-def _repair_one_by_one(
-    pruned: nn.Module, batches: Sequence[Any], targets: Targets, pool: Pool | None
+def _front_to_back(
+    pruned: nn.Module,
+    batches: Sequence[Any],
+    targets: Targets,
+    pool: Pool | None,
+    *,
+    hold_out: bool = False,
+    found: Mapping[str, RepairedLayer] | None = None,
 ) -> list[RepairedLayer]:
-    """A forward pass up to each layer, whose inputs are held; there are as many of its patches as it has taps."""
+    """One repair of all layers, in which each is given what the repaired ones before it compute."""
+
+    def refit(name: str, inputs: Sequence[Sequence[Tensor]]) -> RepairedLayer:
+        told = None if found is None else found[name]
+        return refit_layer(pruned, name, inputs, targets, batches, pool, hold_out=hold_out, told=told)
+
+    if len(batches) == 1 and set(targets.calls.values()) <= {1}:
+        return repair_in_one_pass(pruned, batches[0], targets, refit)
     repaired = []
+    # A forward pass up to each layer, whose inputs are held; there are as many of its patches as it has taps.
     for name in tqdm(targets.calls, desc="Repairing", unit="layer", delay=2, leave=False):
         calls = [len(seen.get(name, ())) for seen in targets.seen]
         inputs = [observed_inputs(pruned, batch, name, count) for batch, count in zip(batches, calls, strict=True)]
-        repaired.append(refit_layer(pruned, name, inputs, targets, batches, pool))
+        repaired.append(refit(name, inputs))
     return repaired
 
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from lightning_cosprune.calibration.moments import Pool
 from lightning_cosprune.network.forward import call, evaluating, same_random_state
 from lightning_cosprune.network.rollback import Snapshot
-from lightning_cosprune.repair.refit import refit_layer
 from lightning_cosprune.repair.report import RepairedLayer
 from lightning_cosprune.repair.targets import Targets
 
-__all__ = ["repair_in_one_pass"]
+__all__ = ["Refit", "repair_in_one_pass"]
+
+Refit = Callable[[str, Sequence[Sequence[Tensor]]], RepairedLayer]
 
 
-def repair_in_one_pass(pruned: nn.Module, batch: Any, targets: Targets, pool: Pool | None) -> list[RepairedLayer]:
+def repair_in_one_pass(pruned: nn.Module, batch: Any, targets: Targets, refit: Refit) -> list[RepairedLayer]:
     """Change ``pruned`` in place: where all data are one batch, what a layer is given is there just before it runs.
 
     The layers before it were repaired in the same pass, so nothing is computed twice. Each layer must be called once.
@@ -27,7 +28,7 @@ def repair_in_one_pass(pruned: nn.Module, batch: Any, targets: Targets, pool: Po
         pruned: The network after the cut.
         batch: All calibration data.
         targets: What the dense network computes.
-        pool: Sums tensors over all processes.
+        refit: Changes a layer, given its name and what it is given, for each batch and each call.
 
     Returns:
         The layers, in the order of their repair.
@@ -37,7 +38,7 @@ def repair_in_one_pass(pruned: nn.Module, batch: Any, targets: Targets, pool: Po
 
     def repair(name: str, given: Tensor) -> None:
         if name not in repaired:
-            repaired[name] = refit_layer(pruned, name, [[given.detach()]], targets, [batch], pool)
+            repaired[name] = refit(name, [[given.detach()]])
             progress.update()
 
     before = Snapshot(pruned)

@@ -20,8 +20,11 @@ from lightning_cosprune.repair.targets import Targets
 
 __all__ = ["refit_layer"]
 
-_FOLDS = 4
-"""Into how many parts calibration data fall, each held out while the ridge is chosen."""
+_PARTS = 4
+"""Into how many parts calibration data fall, one held out at a time while the ridge is chosen."""
+
+_RUNS = 16
+"""Neighbours are held out together, in so many runs: they may be pieces of one recording."""
 
 _ROUNDS = 2
 """How often targets are moved to where the activation makes no difference; each round lowers the error."""
@@ -34,6 +37,9 @@ def refit_layer(
     targets: Targets,
     batches: Sequence[Any],
     pool: Pool | None,
+    *,
+    hold_out: bool = False,
+    told: RepairedLayer | None = None,
 ) -> RepairedLayer:
     """Change one layer of ``pruned`` in place, unless data that are held out say that it is best as it is.
 
@@ -44,26 +50,35 @@ def refit_layer(
         targets: What the dense network computes.
         batches: Calibration data, as ``targets`` were made from.
         pool: Sums tensors over all processes.
+        hold_out: Whether one part of the data is held out of the solution, too. Where each layer is told so, that part
+            reaches the last one as new data would.
+        told: What was found so, whose ridge is taken; then all data are solved for.
 
     Returns:
         The layer's errors on data that were held out.
     """
     refit = _Refit(pruned, name, inputs, targets, batches, pool)
-    parts = refit.moments()
-    held_out = choose_ridge(parts, refit.old, refit.has_bias)
-    total = max(held_out.total, 1e-300)
-    before, after, ridge = held_out.old / total, held_out.best / total, held_out.ridge
+    parts = refit.moments(1 if told is not None else _PARTS)
+    if told is None:
+        held_out = choose_ridge(parts, refit.old, refit.has_bias, turns=1 if hold_out else _PARTS)
+        total = max(held_out.total, 1e-300)
+        told = RepairedLayer(name, held_out.old / total, held_out.best / total, held_out.ridge)
+    ridge = told.ridge
     if ridge is None:
-        return RepairedLayer(name, before, before)
-    whole = [pooled(part[group] for part in parts) for group in range(len(refit.old))]
+        return told
+    left_out = 0 if hold_out else None
+    whole = [
+        pooled(part[group] for number, part in enumerate(parts) if number != left_out)
+        for group in range(len(refit.old))
+    ]
     found = [solve(moments, ridge, old, refit.has_bias) for moments, old in zip(whole, refit.old, strict=True)]
     solved = [fit for fit in found if fit is not None]
     if len(solved) < len(found):
-        return RepairedLayer(name, before, before)
+        return RepairedLayer(name, told.error_before, told.error_before)
     if targets.sequels[name].rectifies and ridge < math.inf:
-        solved = refit.rectified(whole, ridge, solved)
+        solved = refit.rectified(whole, ridge, solved, left_out)
     refit.write(solved)
-    return RepairedLayer(name, before, after, ridge)
+    return told
 
 
 class _Refit:
@@ -99,31 +114,34 @@ class _Refit:
         self.old = [Affine(*pair) for pair in zip(rows.transpose(1, 2), biases, strict=True)]
         self._activation = Activation(pruned, targets.sequels[name], groups * filters, rows.device)
 
-    def moments(self) -> list[list[Moments]]:
+    def moments(self, number_of_parts: int) -> list[list[Moments]]:
         """For each part of the data the second moments of each group's inputs and targets."""
         sizes = [(old.weight.shape[0], old.weight.shape[1]) for old in self.old]
         device = self.old[0].weight.device
-        parts = [[Moments(columns, filters, device) for columns, filters in sizes] for _ in range(_FOLDS)]
+        parts = [[Moments(columns, filters, device) for columns, filters in sizes] for _ in range(number_of_parts)]
         for x, t, part in self._pairs():
             for number, moments in enumerate(parts):
-                chosen = part == number
+                chosen = part % number_of_parts == number
                 for group, sums in enumerate(moments):
                     sums.add(x[chosen, group], t[chosen, group] - self._fixed[group])
         if self._pool is not None:
             parts = [[sums.pooled_by(self._pool) for sums in part] for part in parts]
         return parts if self.has_bias else [[sums.about_zero() for sums in part] for part in parts]
 
-    def rectified(self, whole: Sequence[Moments], ridge: float, found: Sequence[Affine]) -> list[Affine]:
+    def rectified(
+        self, whole: Sequence[Moments], ridge: float, found: Sequence[Affine], left_out: int | None
+    ) -> list[Affine]:
         """Solve again for targets that are moved to where the activation makes no difference.
 
-        Moving them never raises the error behind the activation, and leaves the inputs' moments as they are.
+        Moving them never raises the error behind the activation, and leaves the inputs' moments as they are. The part
+        ``left_out`` is not in ``whole``, and is not looked at.
 
         Returns:
             The solution of each group.
         """
         factors = [factor(moments, ridge) for moments in whole]
         for _ in range(_ROUNDS):
-            cross, total = self._moved_targets(whole, found)
+            cross, total = self._moved_targets(whole, found, left_out)
             found = []
             for group, (moments, old) in enumerate(zip(whole, self.old, strict=True)):
                 factored = factors[group]
@@ -135,12 +153,14 @@ class _Refit:
         return list(found)
 
     def _moved_targets(
-        self, whole: Sequence[Moments], found: Sequence[Affine]
+        self, whole: Sequence[Moments], found: Sequence[Affine], left_out: int | None
     ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         """Of each group the sums of centred inputs times moved targets, and of moved targets."""
         cross = [torch.zeros_like(old.weight) for old in self.old]
         total = [torch.zeros_like(old.bias) for old in self.old]
-        for x, t, _part in self._pairs():
+        for x, t, part in self._pairs():
+            if left_out is not None:
+                x, t = x[part != left_out], t[part != left_out]
             rows = x.double()
             computed = (
                 torch.stack([rows[:, group] @ fit.weight + fit.bias for group, fit in enumerate(found)], dim=1)
@@ -166,9 +186,9 @@ class _Refit:
                 samples, positions = x.shape[:2]
                 # Where a network folds other axes into the batch, neighbours belong to one sample.
                 number = start + torch.arange(samples, device=x.device)[:, None] * count // samples
-                if samples_in_all < _FOLDS:
+                if samples_in_all < _PARTS:
                     number = number + torch.arange(positions, device=x.device)
-                part = (number % _FOLDS).expand(samples, positions)
+                part = (number * min(samples_in_all, _RUNS) // samples_in_all % _PARTS).expand(samples, positions)
                 yield x.flatten(0, 1), t.flatten(0, 1), part.flatten()
             start += count
 

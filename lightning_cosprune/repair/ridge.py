@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 __all__ = ["RIDGES", "Affine", "HeldOut", "choose_ridge", "factor", "solve"]
 
-RIDGES = (1e-8, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+RIDGES = (1e-8, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Strengths that are tried, relative to the mean variance of a layer's inputs; beside them the bias alone.
 
 The least is for removed channels that the kept ones can say exactly: with 1e-4 outputs come back to 4e-3 of their size,
 with 1e-8 to 4e-7 (tests/repair/test_exact.py).
 """
 
-_ALL_FOLDS = 600
+_ALL_PARTS = 600
 """With more columns than this one part of the data is held out, not each in turn: solving is what takes the time."""
 
 
@@ -89,13 +89,16 @@ def solve(moments: Moments, ridge: float, old: Affine, with_bias: bool) -> Affin
     return Affine(weight, moments.mean_t - moments.mean_x @ weight if with_bias else old.bias)
 
 
-def choose_ridge(parts: Sequence[Sequence[Moments]], old: Sequence[Affine], with_bias: bool) -> HeldOut:
+def choose_ridge(
+    parts: Sequence[Sequence[Moments]], old: Sequence[Affine], with_bias: bool, turns: int | None = None
+) -> HeldOut:
     """Try each strength on data that are held out: every part in turn, or the first where there are many columns.
 
     Args:
         parts: For each part of the data the moments of each group of filters.
         old: The old weights of each group.
         with_bias: Whether the layer has a bias to fit.
+        turns: How many parts take their turn, at most; all where ``None``.
 
     Returns:
         The best strength and its error.
@@ -104,7 +107,7 @@ def choose_ridge(parts: Sequence[Sequence[Moments]], old: Sequence[Affine], with
     errors = dict.fromkeys(strengths, 0.0)
     total = unchanged = 0.0
     columns = len(old[0].weight)
-    for held_out in range(len(parts) if columns <= _ALL_FOLDS else 1):
+    for held_out in range(turns or len(parts) if columns <= _ALL_PARTS else 1):
         for group, before in enumerate(old):
             test = parts[held_out][group]
             if not test.count:
