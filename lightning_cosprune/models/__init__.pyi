@@ -1,6 +1,12 @@
 from .classifier import SceneClassifier as SceneClassifier
+from .cp_mobile import CPMobile as CPMobile
 from .dcase2021 import DCASE2021Baseline as DCASE2021Baseline
 from .dcase2022 import DCASE2022Baseline as DCASE2022Baseline
+from .panns import PANN as PANN
+from .panns import Cnn6 as Cnn6
+from .panns import Cnn10 as Cnn10
+from .panns import Cnn14 as Cnn14
+from .vggish import VGGishASC as VGGishASC
 from .yamnet import YAMNet as YAMNet
 from .yamnet import read_class_names as read_class_names
 from .yamnet_patches import log_mel_patches as log_mel_patches

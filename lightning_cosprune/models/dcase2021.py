@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
-from lightning_cosprune.models.dcase_baseline import DCASEBaseline
+from lightning_cosprune.models.dcase_baseline import WIDTHS, DCASEBaseline
 
 
 class DCASE2021Baseline(DCASEBaseline):
@@ -23,9 +25,12 @@ class DCASE2021Baseline(DCASEBaseline):
         num_bands: Mel bands of the input.
         num_frames: Frames of the input.
         dropout: Probability of dropping an activation, at all three places.
+        widths: Filters of each convolution: wider ones to prune from, or those of a pruned network for one of its size
+            from scratch.
 
     Raises:
-        ValueError: The input is smaller than 20 bands or 5 frames, so that nothing is left after pooling.
+        ValueError: The input is smaller than 20 bands or 5 frames, so that nothing is left after pooling, or a size is
+            not positive.
 
     Source: DCASE 2021 challenge, task 1A baseline (Martin-Morato et al., 2021); its counts as Singh and Plumbley
     (INTERSPEECH 2022) report them.
@@ -36,8 +41,17 @@ class DCASE2021Baseline(DCASEBaseline):
         torch.Size([2, 10])
     """
 
-    def __init__(self, num_classes: int = 10, num_bands: int = 40, num_frames: int = 500, dropout: float = 0.3) -> None:
-        super().__init__(num_classes, num_bands, num_frames, dropout, kernel_size=7, pooling=nn.MaxPool2d)
+    def __init__(
+        self,
+        num_classes: int = 10,
+        num_bands: int = 40,
+        num_frames: int = 500,
+        dropout: float = 0.3,
+        widths: Sequence[int] = WIDTHS,
+    ) -> None:
+        super().__init__(
+            num_classes, num_bands, num_frames, dropout, kernel_size=7, pooling=nn.MaxPool2d, widths=widths
+        )
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:

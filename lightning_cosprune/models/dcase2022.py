@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
-from lightning_cosprune.models.dcase_baseline import DCASEBaseline
+from lightning_cosprune.models.dcase_baseline import WIDTHS, DCASEBaseline
 
 
 class DCASE2022Baseline(DCASEBaseline):
@@ -19,9 +21,12 @@ class DCASE2022Baseline(DCASEBaseline):
         num_bands: Mel bands of the input.
         num_frames: Frames of the input.
         dropout: Probability of dropping an activation after each pooling and the hidden linear layer.
+        widths: Filters of each convolution: wider ones to prune from, or those of a pruned network for one of its size
+            from scratch.
 
     Raises:
-        ValueError: The input is smaller than 20 bands or 5 frames, so that nothing is left after pooling.
+        ValueError: The input is smaller than 20 bands or 5 frames, so that nothing is left after pooling, or a size is
+            not positive.
 
     Source: DCASE 2022 challenge, task 1 baseline (Martin-Morato et al., 2022).
 
@@ -31,8 +36,17 @@ class DCASE2022Baseline(DCASEBaseline):
         torch.Size([2, 10])
     """
 
-    def __init__(self, num_classes: int = 10, num_bands: int = 40, num_frames: int = 51, dropout: float = 0.3) -> None:
-        super().__init__(num_classes, num_bands, num_frames, dropout, kernel_size=3, pooling=nn.AvgPool2d)
+    def __init__(
+        self,
+        num_classes: int = 10,
+        num_bands: int = 40,
+        num_frames: int = 51,
+        dropout: float = 0.3,
+        widths: Sequence[int] = WIDTHS,
+    ) -> None:
+        super().__init__(
+            num_classes, num_bands, num_frames, dropout, kernel_size=3, pooling=nn.AvgPool2d, widths=widths
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores before softmax.

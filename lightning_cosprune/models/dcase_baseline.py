@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import nn
+
+from lightning_cosprune.models.widths import check_classes, check_widths
+
+WIDTHS = (16, 16, 32)
+"""Filters of the three convolutions."""
 
 
 class DCASEBaseline(nn.Module):
-    """Three convolutions of 16, 16 and 32 filters, two poolings and two linear layers; subclasses write ``forward``.
+    """Three convolutions, two poolings and two linear layers; subclasses write ``forward``.
 
     The second pooling spans all frames that are left, so that the classifier keeps its inputs at other clip lengths.
 
@@ -17,9 +24,11 @@ class DCASEBaseline(nn.Module):
         dropout: Probability of dropping an activation.
         kernel_size: Of all three convolutions.
         pooling: Kind of both poolings.
+        widths: Filters of each convolution.
 
     Raises:
-        ValueError: The input is smaller than 20 bands or 5 frames, so that nothing is left after pooling.
+        ValueError: The input is smaller than 20 bands or 5 frames, so that nothing is left after pooling,
+            or a size is not positive.
     """
 
     def __init__(
@@ -31,6 +40,7 @@ class DCASEBaseline(nn.Module):
         *,
         kernel_size: int,
         pooling: type[nn.MaxPool2d | nn.AvgPool2d],
+        widths: Sequence[int],
     ) -> None:
         super().__init__()
         if num_bands < 20 or num_frames < 5:
@@ -39,14 +49,16 @@ class DCASEBaseline(nn.Module):
                 "and 5 frames, since the two poolings divide the bands by 20 and the frames by 5. Use longer clips or "
                 "more bands."
             )
-        self.conv1 = nn.Conv2d(1, 16, kernel_size, padding="same")
-        self.bn1 = nn.BatchNorm2d(16)
-        self.conv2 = nn.Conv2d(16, 16, kernel_size, padding="same")
-        self.bn2 = nn.BatchNorm2d(16)
+        check_classes(type(self).__name__, num_classes)
+        first, second, third = check_widths(type(self).__name__, widths, WIDTHS)
+        self.conv1 = nn.Conv2d(1, first, kernel_size, padding="same")
+        self.bn1 = nn.BatchNorm2d(first)
+        self.conv2 = nn.Conv2d(first, second, kernel_size, padding="same")
+        self.bn2 = nn.BatchNorm2d(second)
         self.pool2 = pooling(5)
-        self.conv3 = nn.Conv2d(16, 32, kernel_size, padding="same")
-        self.bn3 = nn.BatchNorm2d(32)
+        self.conv3 = nn.Conv2d(second, third, kernel_size, padding="same")
+        self.bn3 = nn.BatchNorm2d(third)
         self.pool3 = pooling((4, num_frames // 5))
         self.dropout = nn.Dropout(dropout)
-        self.fc1 = nn.Linear(32 * (num_bands // 20), 100)
+        self.fc1 = nn.Linear(third * (num_bands // 20), 100)
         self.fc2 = nn.Linear(100, num_classes)

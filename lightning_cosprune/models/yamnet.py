@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_cosprune.models.pretrained import check_weights, read_weights
+from lightning_cosprune.models.widths import check_classes, check_widths
 from lightning_cosprune.models.yamnet_patches import log_mel_patches, mel_filters
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class YAMNet(nn.Module):
     al., ICASSP 2017). MobileNet v1 is Howard et al., arXiv 1704.04861.
 
     Example:
+        >>> import torch
         >>> network = YAMNet().eval()
         >>> network(torch.zeros(2, 1, 96, 64)).shape
         torch.Size([2, 521])
@@ -57,15 +59,8 @@ class YAMNet(nn.Module):
 
     def __init__(self, num_classes: int = 521, widths: Sequence[int] = WIDTHS) -> None:
         super().__init__()
-        if num_classes < 1:
-            raise ValueError(
-                f"`YAMNet(num_classes={num_classes})`: expected at least 1. AudioSet's weights have 521 classes."
-            )
-        if len(widths) != len(WIDTHS) or min(widths) < 1:
-            raise ValueError(
-                f"`YAMNet(widths={tuple(widths)})`: expected {len(WIDTHS)} positive whole numbers, one a layer, found "
-                f"{len(widths)}, the least of them {min(widths, default=None)}. The full network has {WIDTHS}."
-            )
+        check_classes("YAMNet", num_classes, "AudioSet's weights have 521 classes.")
+        widths = check_widths("YAMNet", widths, WIDTHS)
         self.layer1 = _Convolution(widths[0])
         for number in range(2, len(widths) + 1):
             layer = _SeparableConvolution(widths[number - 2], widths[number - 1], 2 if number in _HALVING else 1)
@@ -98,7 +93,7 @@ class YAMNet(nn.Module):
                 "The weights are not part of this package: download yamnet.tflite, and give the path to it."
             )
         network = cls()
-        network.load_state_dict(_checked(_read(path, owner), network.state_dict(), owner))
+        network.load_state_dict(check_weights(_read(path, owner), network.state_dict(), owner, "YAMNet"))
         return network
 
     def forward(self, x: Tensor) -> Tensor:
@@ -209,37 +204,7 @@ def _read(path: Path, owner: str) -> Mapping[str, Any]:
             from lightning_cosprune.models.yamnet_tflite import read_tflite
 
             return read_tflite(path, owner)
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and PyTorch each have their own ways to say that a file is no checkpoint
-        raise ValueError(
-            f"{owner}: expected a state dict that loads with `weights_only=True` or a tflite file, found "
-            f"{type(error).__name__}: {error!s:.300}. Download the file again."
-        ) from error
-    if not isinstance(found, Mapping):
-        raise ValueError(
-            f"{owner}: expected a state dict, found {type(found).__name__}. Save "
-            "`network.state_dict()`, not the network."
-        )
-    return found
-
-
-def _checked(found: Mapping[str, Any], expected: Mapping[str, Tensor], owner: str) -> Mapping[str, Any]:
-    absent = [name for name in expected if name not in found]
-    unknown = [str(name) for name in found if name not in expected]
-    if absent or unknown:
-        faults = [f"no {absent[0]}"] if absent else []
-        faults += [f"the unknown {unknown[0]}"] if unknown else []
-        raise ValueError(
-            f"{owner}: expected the {len(expected)} tensors of YAMNet, found {len(found)}, {' and '.join(faults)}. "
-            "Give its state dict, not that of another network or a whole checkpoint."
-        )
-    for name, tensor in expected.items():
-        given = found[name]
-        if not isinstance(given, Tensor) or given.shape != tensor.shape:
-            shape = tuple(given.shape) if isinstance(given, Tensor) else f"a value of type {type(given).__name__}"
-            raise ValueError(
-                f"{owner}: expected {name} of shape {tuple(tensor.shape)}, found {shape}. For weights of a pruned "
-                "network write `load_pruned(YAMNet, path)`."
-            )
+    found: Mapping[str, Any] = read_weights(
+        path, owner, "a state dict that loads with `weights_only=True` or a tflite file"
+    )
     return found

@@ -39,8 +39,9 @@ def load_pruned(
     Args:
         module_class_or_factory: Class of the network, or a function that builds it dense. A LightningModule is given
             the hyper-parameters that it saved.
-        checkpoint: Path, open file or content of a Lightning checkpoint, of a mapping with a ``"state_dict"``, or of a
-            plain state dict. Files are loaded with ``weights_only=True``, to the CPU.
+        checkpoint: Path, open file or content of a Lightning checkpoint, of a mapping with a ``"state_dict"`` (or a
+            ``"model"``, as PANNs have it), or of a plain state dict. Files are loaded with ``weights_only=True``, to
+            the CPU.
         **kwargs: Arguments for the class or function; they take the place of saved hyper-parameters.
 
     Returns:
@@ -60,7 +61,7 @@ def load_pruned(
         4
     """
     found = checkpoint if isinstance(checkpoint, Mapping) else _read(checkpoint)
-    state = found.get("state_dict", found)
+    state = found.get("state_dict", found.get("model", found))
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(
             f"`load_pruned(checkpoint={_shown(checkpoint)})`: expected a Lightning checkpoint, a mapping with a "

@@ -39,6 +39,18 @@ def test_pruned_sizes_are_the_published_ones(kept: tuple[int, ...], params: int,
     assert 1 - report.after.macs / report.before.macs == pytest.approx(macs_cut, abs=5e-5)
 
 
+def test_widths_are_those_of_a_pruned_network() -> None:
+    """One built small has what one that was pruned has."""
+    small = measure_complexity(DCASE2021Baseline(widths=(11, 11, 22)), torch.zeros(1, 1, 40, 500))
+    assert small.params == 24_056
+    wide = DCASE2021Baseline(widths=(32, 32, 64))
+    pruned = {"conv1": list(range(16)), "conv2": list(range(16)), "conv3": list(range(32))}
+    report = apply_plan(wide, PruningPlan(pruned, {"conv1": 32, "conv2": 32, "conv3": 64}), torch.zeros(1, 1, 40, 500))
+    assert report.after.params == 46_246
+    with pytest.raises(ValueError, match=r"`DCASE2022Baseline\(widths=\(16, 16\)\)`: expected 3 positive"):
+        DCASE2022Baseline(widths=(16, 16))
+
+
 @pytest.mark.parametrize("network", [DCASE2021Baseline, DCASE2022Baseline])
 @pytest.mark.parametrize(("bands", "frames"), [(40, 51), (40, 250), (40, 501), (64, 100)])
 def test_other_inputs(network: type[torch.nn.Module], bands: int, frames: int) -> None:
