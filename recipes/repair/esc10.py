@@ -33,7 +33,7 @@ from lightning_cosprune.calibration.statistics import reestimate_batch_norms
 from lightning_cosprune.data import DCASEScenes, LogMel
 from lightning_cosprune.models import DCASE2021Baseline, SceneClassifier
 from lightning_cosprune.repair.constant import compensate_constants
-from recipes.repair.cells import read, write
+from recipes.cells import read, write
 from recipes.repair.grail import grail_map
 
 EPOCHS = 30

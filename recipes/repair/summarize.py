@@ -11,17 +11,16 @@ clips and seeds share folds, so they are somewhat too narrow.
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from scipy import stats
 
+from recipes.cells import read, write
 from recipes.repair import esc10, yamnet
-from recipes.repair.cells import read, write
+from recipes.statistics import interval
 
 CUTS = ("published rule", "11/11/24", "8/8/16", "5/5/11")
 REPAIRS = ("none", "batch norm", "constant", "merge", "GRAIL", "least squares")
@@ -43,15 +42,6 @@ def gather(runs: Path, pattern: str, kind: type, out: Path) -> list[Any]:
     found.sort(key=lambda cell: tuple(str(value) for value in vars(cell).values()))
     write(out, kind, found)
     return found
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half the width of its interval at 95 %; infinite for a single value."""
-    mean = statistics.mean(values)
-    if len(values) < 2:
-        return mean, math.inf
-    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return mean, float(half)
 
 
 def paired(cells: Iterable[Any], dense: dict[Any, Any], key: Callable[[Any], Any], value: str) -> list[float]:

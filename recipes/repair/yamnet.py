@@ -24,7 +24,7 @@ from lightning_cosprune import PruningReport, apply_plan, merge_removed, plan_pr
 from lightning_cosprune import refit_least_squares as least_squares
 from lightning_cosprune.models import YAMNet, read_class_names
 from lightning_cosprune.repair.constant import compensate_constants
-from recipes.repair.cells import read, write
+from recipes.cells import read, write
 from recipes.repair.grail import grail_map
 from recipes.repair.yamnet_esc10 import (
     Clips,

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from lightning_cosprune.data import LogMel, SyntheticScenes
+from recipes.cells import read, write
 from recipes.repair import esc10, summarize, yamnet
-from recipes.repair.cells import read, write
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""What the studies share: data, networks, runs, rows of results, tables and pictures."""
