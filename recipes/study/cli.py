@@ -139,7 +139,9 @@ def _told(message: str) -> str:
     key = next(found for found in unknown.groups() if found).lstrip("-")
     group = re.search(r"Group '([^']+)'", message)
     known = _keys(group[1] if group else "")
-    close = difflib.get_close_matches(key.split("=")[0], known, 1, 0.5)
+    key = key.split("=")[0]
+    of_it = [name for name in known if key in name.replace(".", "_").split("_")]
+    close = of_it or difflib.get_close_matches(key, known, 1, 0.5)
     hint = f"Did you mean {close[0]!r}?" if close else f"There are {', '.join(known)}."
     return f"unknown key {key!r}{f' of {group[1]!r}' if group else ''}. {hint} ({message})"
 

@@ -37,6 +37,7 @@ from lightning_cosprune.network.layers import is_depthwise, prunable_layers
 from recipes.cells import read, write
 from recipes.study import networks
 from recipes.study.cli import Distillation, Study, StudyCLI, config_file
+from recipes.study.grid import lineage
 from recipes.study.row import Point, Row, commit, machine, slug, versions
 from recipes.study.rule import rule_counts
 from recipes.study.scenes import name_of
@@ -68,6 +69,7 @@ class Experiment:
         self.study.run = self.study.run or (file.stem if file else command)
         self.folder = Path(self.study.out) / self.study.name / slug(name_of(cli.config["data"]["root"]))
         self.settings = _digest(cli.config)
+        self.yaml = file or Path("config.yaml")
         self.example = torch.zeros(1, *self.scenes.feature_shape)
         self.clock = Clock()
         self.before = (0, 0.0, 0.0)
@@ -82,7 +84,7 @@ class Experiment:
     # Where things are
 
     def key(self, run: str | None = None, variant: str | None = None) -> str:
-        """File name of a run of this fold and seed; a run that others build on has no variant of its own."""
+        """File name of a run of this fold and seed."""
         name = self.study.run if run is None else run
         return slug(name, self.study.variant if variant is None else variant, f"fold{self.fold}", f"seed{self.seed}")
 
@@ -91,18 +93,21 @@ class Experiment:
         return found[0] if found else None
 
     def network_of(self, run: str) -> nn.Module:
-        """The network that another run of this study has left."""
-        path = self.folder / "networks" / f"{self.key(run, '')}.pt"
+        """The network that another run of this study has left: of this variant, or of what it is a case of."""
+        keys = [self.key(run, variant) for variant in lineage(self.study.variant)]
+        key = next((key for key in keys if (self.folder / "networks" / f"{key}.pt").is_file()), keys[-1])
+        path = self.folder / "networks" / f"{key}.pt"
         if not path.is_file():
+            config = self.yaml.with_name(f"{run}.yaml")
             raise ValueError(
                 f"`{self.study.run}` of {self.study.name}: expected the network of the run {run!r} at {path}, found "
-                f"none. Run `python -m recipes.main fit --config {run}.yaml` for fold {self.fold} and seed {self.seed} "
+                f"none. Run `python -m recipes.main fit --config {config}` for fold {self.fold} and seed {self.seed} "
                 "first; `python -m recipes.main run` does so by itself."
             )
         content = torch.load(path, weights_only=True)
         made = content["made"]
         network = load_pruned(lambda: networks.build(made["network"], self.scenes, made["options"]), content)
-        row = self.row_of(self.key(run, ""))
+        row = self.row_of(key)
         if row is not None and self.before == (0, 0.0, 0.0):
             self.before = (row.clips_in_all, row.seconds_in_all, row.kwh)
         return network.eval()

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-_KEYS = {"folds", "seeds", "runs", "smoke", "against", "published", "figure", "levels", "note", "hide"}
+_KEYS = {"folds", "seeds", "runs", "smoke", "against", "published", "figure", "levels", "note", "columns"}
 _ENTRY = {"command", "configs", "vary", "folds", "seeds"}
 _SMOKE = {"set", "variants", "folds", "seeds"}
 
@@ -50,7 +50,7 @@ class Grid:
 
     ``runs`` is a list of entries with ``command`` (``fit`` or ``prune``), ``configs``, and ``vary``, a list of mappings
     from a label to the keys that it sets; every choice of one label from each is a variant. Runs that others build on
-    come first. ``smoke`` says what its small form sets, and which variants it has.
+    come first. ``smoke`` says what its small form sets, and which variants it has; a label "smoke" is for it alone.
 
     Args:
         folder: Of the study.
@@ -97,6 +97,8 @@ class Grid:
                 variant = ", ".join(label for label, _ in choice)
                 if variant and variant not in self.smoke.get("variants", [variant]):
                     continue
+                if not self.smoke and any(label == "smoke" for label, _ in choice):
+                    continue
                 settings: dict[str, Any] = dict(self.smoke.get("set", {}))
                 for _, sets in choice:
                     settings |= sets
@@ -104,11 +106,12 @@ class Grid:
                     yield Job(entry["command"], self.folder / config, variant, settings, fold, seed)
 
     def needed(self, job: Job) -> list[Job]:
-        """The runs without a variant that come before it, of its fold and seed: what it may build on."""
-        if job.command == "fit" and not job.variant and not self._teacher(job):
-            return []
-        names = {self._dense(job), self._teacher(job)}
-        return [one for one in self._of(job.fold, job.seed) if one.run in names and one.run != job.run]
+        """What it builds on: the runs of its fold and seed whose networks it cuts or learns from."""
+        found = []
+        for name in sorted({self._dense(job), self._teacher(job)} - {None, job.run}, key=str):
+            cases = {one.variant: one for one in self._of(job.fold, job.seed) if one.run == name}
+            found += [cases[variant] for variant in lineage(job.variant) if variant in cases][:1]
+        return found
 
     def _dense(self, job: Job) -> str | None:
         if job.command != "prune":
@@ -119,6 +122,16 @@ class Grid:
     def _teacher(self, job: Job) -> str | None:
         told: str | None = (_read(job.config).get("distillation") or {}).get("teacher")
         return told
+
+
+def lineage(variant: str) -> list[str]:
+    """What a variant is a case of: "2x, 50 %" of "2x", that of the run without a variant.
+
+    >>> lineage("2x, 50 %")
+    ['2x, 50 %', '2x', '']
+    """
+    labels = variant.split(", ") if variant else []
+    return [", ".join(labels[:count]) for count in range(len(labels), -1, -1)]
 
 
 def chosen(jobs: Sequence[Job], patterns: Sequence[str]) -> list[Job]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lightning_cosprune.data import ESC10, DCASEScenes, LogMel, SyntheticScenes
+from lightning_cosprune.data import ESC10, Augmentation, DCASEScenes, LogMel, SyntheticScenes
 
 SYNTHETIC = "synthetic"
 
@@ -21,6 +21,7 @@ def open_scenes(
     num_workers: int = 0,
     cache_dir: str = "runs/features",
     recordings: int = 100,
+    augment: list[Augmentation] | None = None,
     seed: int = 0,
 ) -> DCASEScenes:
     """The scenes, with no clip held out: what a study compares is chosen before it is run.
@@ -37,6 +38,7 @@ def open_scenes(
         num_workers: Processes that load.
         cache_dir: Where features are kept.
         recordings: How many synthetic ones are written, a multiple of 100.
+        augment: Random changes to training batches.
         seed: Chooses the training fraction and the order of the clips.
     """
     settings: dict[str, Any] = {
@@ -49,6 +51,7 @@ def open_scenes(
         "cache_dir": cache_dir,
         "validation_fraction": 0,
         "progress": False,
+        "augment": augment,
         "seed": seed,
     }
     folder = Path(root).expanduser()

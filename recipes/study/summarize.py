@@ -12,7 +12,7 @@ from typing import Any
 
 from recipes.cells import read, write
 from recipes.statistics import interval
-from recipes.study.grid import Grid
+from recipes.study.grid import Grid, lineage
 from recipes.study.picture import draw
 from recipes.study.row import Point, Row
 
@@ -84,7 +84,9 @@ def table(rows: Sequence[Row], content: Mapping[str, Any], order: Sequence[Cell]
     published: Mapping[str, Mapping[str, Any]] = content.get("published", {})
     heads = ["run", "variant", "filters", "parameters", "MACs (M)", "accuracy %", "networks"]
     heads += [f"- {dense_run}"] if dense_run else []
-    heads += [f"- {rival}, same variant"] if rival else []
+    heads += [f"- {rival}"] if rival else []
+    columns: Mapping[str, float] = content.get("columns", {})
+    heads += [name.replace("_", " ") for name in columns]
     heads += ["published %"] if published else []
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for cell in sorted(cells, key=lambda one: order.index(one) if one in order else len(order)):
@@ -96,7 +98,8 @@ def table(rows: Sequence[Row], content: Mapping[str, Any], order: Sequence[Cell]
         if dense_run:
             entries.append(difference(mine, _of(cells, dense_run, variant)) if run != dense_run else "")
         if rival:
-            entries.append(difference(mine, cells.get((rival, variant), [])) if run != rival else "")
+            entries.append(difference(mine, _of(cells, rival, variant)) if run != rival else "")
+        entries += [_column([float(getattr(row, name)) for row in mine], scale) for name, scale in columns.items()]
         if published:
             entries.append(_published(published.get(run, {}).get(variant or "all")))
         lines.append(f"| {' | '.join(entries)} |")
@@ -135,8 +138,8 @@ def cost_table(points: Sequence[Point], levels: Sequence[float], order: Sequence
 
 
 def _of(cells: Mapping[Cell, list[Row]], run: str, variant: str) -> list[Row]:
-    """The rows of another run: of the same variant, or of a run that has none."""
-    return cells.get((run, variant)) or cells.get((run, ""), [])
+    """The rows of another run: of this variant, or of what it is a case of."""
+    return next((cells[run, one] for one in lineage(variant) if (run, one) in cells), [])
 
 
 def difference(mine: Sequence[Row], others: Sequence[Row]) -> str:
@@ -158,6 +161,11 @@ def spread(values: Sequence[float]) -> str:
 def _mean(values: Iterable[float], digits: int) -> str:
     found = list(values)
     return f"{statistics.mean(found):,.{digits}f}" if found else ""
+
+
+def _column(values: Sequence[float], scale: float) -> str:
+    known = [scale * value for value in values if not math.isnan(value)]
+    return f"{statistics.mean(known):,.2f}" if known else ""
 
 
 def _same(values: Iterable[str]) -> str:

@@ -68,8 +68,8 @@ def accuracy(module: LightningModule, scenes: DCASEScenes) -> float:
     right = total = 0
     with torch.random.fork_rng(devices=[]):  # loaders draw a seed
         module.eval()
-        for loaded in scenes.test_dataloader():
-            batch = scenes.on_after_batch_transfer(scenes.transfer_batch_to_device(loaded, module.device, 0), 0)
+        for loaded in scenes.test_dataloader():  # features, which only training augments
+            batch = scenes.transfer_batch_to_device(loaded, module.device, 0)
             right += int((module(batch[0]).argmax(dim=1) == batch[1]).sum())
             total += len(batch[1])
     for part, mode in modes.items():

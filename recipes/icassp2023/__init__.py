@@ -1,0 +1,1 @@
+"""Exact and approximate similarities: what they select, and what they take."""
