@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test check docs clean
+.PHONY: quickstart test check docs lowest newest clean
 
 # Train, prune, fine-tune and compare: on synthetic scenes, with ESC10=path on 400 real recordings (fetched there, 40 MB), or with
 # DATA=path on any folder in DCASE layout.
@@ -20,6 +20,7 @@ check: .venv/installed
 	$(BIN)/lint-imports --no-logo --no-cache
 	rm -rf dist build/wheel-import
 	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m twine check --strict dist/*
 	$(BIN)/python -m pip install --quiet --no-deps --target build/wheel-import dist/*.whl
 	cd build/wheel-import && PYTHONPATH=. ../../$(BIN)/python -c "import lightning_cosprune as package; \
 	assert package.__file__.startswith('$(CURDIR)/build/wheel-import'), package.__file__; \
@@ -29,6 +30,22 @@ check: .venv/installed
 docs: .venv/installed
 	$(BIN)/python -m pip install --quiet --group docs
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+# The lowest versions that pyproject.toml allows, and the newest that there are, each in an environment of its own.
+lowest:
+	rm -rf build/lowest
+	$(PYTHON) -m venv build/lowest
+	build/lowest/bin/python -m pip install --quiet "pip>=25.1"
+	build/lowest/bin/python .ci/lower_bounds.py viz cli > build/lowest/constraints.txt
+	build/lowest/bin/python -m pip install --quiet --constraint build/lowest/constraints.txt --group test --editable ".[viz,cli]"
+	build/lowest/bin/python -m pytest -n auto $(ARGS)
+
+newest:
+	rm -rf build/newest
+	$(PYTHON) -m venv build/newest
+	build/newest/bin/python -m pip install --quiet "pip>=25.1"
+	build/newest/bin/python -m pip install --quiet --upgrade --group test --editable ".[viz,cli,tflite]"
+	build/newest/bin/python -m pytest -n auto $(ARGS)
 
 # The stamp is written last: an interrupted installation is done again, a finished one takes no time.
 .venv/installed: pyproject.toml

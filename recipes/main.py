@@ -39,10 +39,20 @@ def one(command: str, arguments: Sequence[str]) -> str:
     from recipes.study.experiment import Experiment
 
     row = Experiment(command, read(arguments), [*arguments]).run()
+    if os.environ.get("WANDB_SWEEP_ID"):
+        _tell_sweep(row)
     return (
         f"{row.study} {row.run}{f' ({row.variant})' if row.variant else ''}, fold {row.fold}, seed {row.seed}: "
         f"accuracy {row.accuracy:.4f}, {row.params:,} parameters, {row.macs / 1e6:,.2f} M MACs, filters {row.kept}"
     )
+
+
+def _tell_sweep(row: object) -> None:
+    """Let the agent of a W&B sweep, which has started this process, know what came of its run."""
+    import wandb
+
+    with wandb.init(name=f"{row.run} {row.variant}".strip()) as told:  # type: ignore[attr-defined]
+        told.summary.update(vars(row))
 
 
 def run(options: argparse.Namespace) -> int:
@@ -111,7 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(f"usage: python -m recipes.main {{{','.join(COMMANDS)}}} ...\n\n{__doc__}")
         print("Options of run and summarize: --study --data --out --folds --seeds --only --index --list --smoke.")
-        print("Options of fit, prune and test: --config --data --fold --seed, and every key of a YAML file.")
+        print("Options of fit, prune and test: --config --data --fold --seed, and every key of a YAML file, such as")
+        print("--model.weights --trainer.strategy --trainer.devices.")
         return 0
     command, rest = arguments[0], arguments[1:]
     if command not in COMMANDS:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lightning_cosprune import CosineFilterPruning
 from lightning_cosprune.data import LogMel, SyntheticScenes
-from lightning_cosprune.models import DCASE2021Baseline, SceneClassifier
+from lightning_cosprune.models import Cnn14, DCASE2021Baseline, SceneClassifier
 
 Names = dict[str, Any]
 TINY = LogMel(num_frames=51)
@@ -78,6 +78,11 @@ def write_responses(names: Names) -> None:
     soundfile.write("MicIRP/one.wav", np.array([1.0, 0.5, 0.25]), 44_100)
 
 
+def write_tagger(names: Names) -> None:
+    """As narrow as a page's example may be."""
+    torch.save({"model": Cnn14(527, [8] * 12).state_dict()}, "Cnn14_mAP=0.431.pth")
+
+
 HAS: dict[str, Callable[[Names], Any]] = {
     "MyLightningModule": lambda names: UsersModule,
     "model": lambda names: UsersModule(),
@@ -90,5 +95,6 @@ HAS: dict[str, Callable[[Names], Any]] = {
     "dense.ckpt": write_dense,
     "pruned.ckpt": write_pruned,
     "MicIRP": write_responses,
+    "Cnn14_mAP=0.431.pth": write_tagger,
     "TAU-urban-acoustic-scenes-2020-mobile-development": write_set,
 }

@@ -160,6 +160,30 @@ def test_one_run_by_its_number_does_what_it_needs(here: Path) -> None:
         run("run", "--study", "recipes/interspeech2022", "--smoke", "--index", 99)
 
 
+def test_an_agent_of_a_sweep_is_told(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = pytest.importorskip("wandb", reason="wandb is not installed")
+    told = {}
+
+    class Run:
+        summary = told
+
+        def __enter__(self) -> Run:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            told["ended"] = True
+
+    monkeypatch.setattr(wandb, "init", lambda name: told.update(name=name) or Run())
+    config = ["fit", "--config", "recipes/interspeech2022/dense.yaml", "--trainer.max_epochs", 0]
+    run(*config)
+    assert not told
+    monkeypatch.setenv("WANDB_SWEEP_ID", "some")
+    run(*config)
+    assert told["name"] == "dense"
+    assert told["params"] == 46_246
+    assert told["ended"]
+
+
 def test_a_run_that_fails_is_named_and_the_others_are_done(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = here / "study"
     folder.mkdir()
