@@ -31,14 +31,15 @@ docs: .venv/installed
 	$(BIN)/python -m pip install --quiet --group docs
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
-# The lowest versions that pyproject.toml allows, and the newest that there are, each in an environment of its own.
+# The lowest versions that pyproject.toml allows, and the newest that there are, each in an environment of its own. Old releases warn of what
+# Python and each other have given up since; that is no error of ours, nor is their quarrel about distutils.
 lowest:
 	rm -rf build/lowest
 	$(PYTHON) -m venv build/lowest
 	build/lowest/bin/python -m pip install --quiet "pip>=25.1"
 	build/lowest/bin/python .ci/lower_bounds.py viz cli > build/lowest/constraints.txt
 	build/lowest/bin/python -m pip install --quiet --constraint build/lowest/constraints.txt --group test --editable ".[viz,cli]"
-	build/lowest/bin/python -m pytest -n auto $(ARGS)
+	SETUPTOOLS_USE_DISTUTILS=stdlib build/lowest/bin/python -m pytest -n auto -W default $(ARGS)
 
 newest:
 	rm -rf build/newest

@@ -131,19 +131,26 @@ def _shortened(arguments: Sequence[str]) -> list[str]:
     return found
 
 
+_UNKNOWN = re.compile(
+    r"does not accept option '([^']+)'|unrecognized arguments: (\S+)|no action for key \"([^\"]+)\"|key '([^']+)'", re.I
+)
+
+
 def _told(message: str) -> str:
-    message = " ".join(message.split())
-    unknown = re.search(r"does not accept option '([^']+)'|unrecognized arguments: (\S+)|[Kk]ey '([^']+)'", message)
+    """What jsonargparse says, in one line, with the key that may have been meant; older releases say it otherwise."""
+    message = " ".join(message.split()).rstrip(".")
+    unknown = _UNKNOWN.search(message)
     if not unknown:
         return f"{message}. See `python -m recipes.main prune --help` for every key."
-    key = next(found for found in unknown.groups() if found).lstrip("-")
-    group = re.search(r"Group '([^']+)'", message)
-    known = _keys(group[1] if group else "")
-    key = key.split("=")[0]
+    key = next(found for found in unknown.groups() if found).lstrip("-").split("=")[0]
+    named = re.search(r"Group '([^']+)'", message)
+    group, _, rest = (named[1], "", key) if named else key.rpartition(".")
+    key, group = (rest, group) if group in OURS else (key, "")
+    known = _keys(group)
     of_it = [name for name in known if key in name.replace(".", "_").split("_")]
     close = of_it or difflib.get_close_matches(key, known, 1, 0.5)
     hint = f"Did you mean {close[0]!r}?" if close else f"There are {', '.join(known)}."
-    return f"unknown key {key!r}{f' of {group[1]!r}' if group else ''}. {hint} ({message})"
+    return f"unknown key {key!r}{f' of {group!r}' if group else ''}. {hint} ({message})"
 
 
 def _keys(group: str) -> list[str]:

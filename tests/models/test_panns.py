@@ -154,7 +154,7 @@ def test_pruned_checkpoints_load_by_their_shapes(tmp_path: Path) -> None:
     for loaded in (
         Cnn14.from_pretrained(path),
         load_pruned(Cnn14, path, num_classes=7, widths=[8] * 12),
-        load_pruned(Cnn14, torch.load(path)["model"], num_classes=7, widths=[8] * 12),
+        load_pruned(Cnn14, torch.load(path, weights_only=True)["model"], num_classes=7, widths=[8] * 12),
     ):
         assert loaded.conv_block6.conv2.out_channels == 9
         assert loaded.fc1.in_features == 9

@@ -203,7 +203,7 @@ def test_a_run_that_fails_is_named_and_the_others_are_done(here: Path, capsys: p
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fit", "--pruning.critierion", "l1"], "unknown key 'pruning.critierion'. Did you mean 'pruning.criterion'?"),
+        (["fit", "--pruning.critierion", "l1"], "unknown key 'critierion' of 'pruning'. Did you mean 'criterion'?"),
         (["fit", "--config", "wrong.yaml"], "unknown key 'ratio' of 'pruning'. Did you mean 'pruning_ratio'?"),
         (["fit", "--trainer.max_epochs", "many"], 'Parser key "trainer.max_epochs"'),
         (["fit", "--config", "nowhere.yaml"], "File does not exist"),
