@@ -369,18 +369,14 @@ class Experiment:
         )
 
     def _command(self) -> str:
-        """The command with the name of the data's folder in place of the path, which is this machine's own."""
+        """The command without what is this machine's own: places are left out, names of folders and files are not."""
         shown = [self.command]
-        for place, argument in enumerate(self.arguments):
-            before = self.arguments[place - 1] if place else ""
-            if before in ("--data", "--data.root") or argument.startswith(("--data=", "--data.root=")):
-                key, equals, value = argument.rpartition("=")
-                argument = f"{key}{equals}{name_of(value)}"
-            elif before in ("--config", "-c") and Path(argument).is_absolute():
-                argument = f"recipes/{Path(argument).parent.name}/{Path(argument).name}"
-            elif before == "--study.out" or argument.startswith("--study.out="):
-                argument = argument.rpartition("=")[0] + argument.rpartition("=")[1] + Path(argument).name
-            shown.append(argument)
+        for argument in self.arguments:
+            key, equals, value = argument.rpartition("=") if argument.startswith("--") else ("", "", argument)
+            place = Path(value).expanduser()
+            if place.is_absolute():
+                value = f"recipes/{place.parent.name}/{place.name}" if place.suffix == ".yaml" else place.name
+            shown.append(f"{key}{equals}{value}")
         return "python -m recipes.main " + shlex.join(shown)
 
 

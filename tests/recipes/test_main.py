@@ -90,10 +90,14 @@ def test_the_small_form_of_every_study(study: str, here: Path, capsys: pytest.Ca
 
 def test_a_run_is_done_once_and_tested_again(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = ["--config", "recipes/interspeech2022/dense.yaml", "--trainer.max_epochs", 1, "--study.curve_every", 1]
+    config += ["--data.cache_dir", here / "features"]
     assert run("fit", *config) == 0
     folder = here / "runs" / "interspeech2022" / "synthetic"
     (path,) = folder.glob("rows/*.csv")
     first = path.read_bytes()
+    (row,) = read(path, Row)
+    assert row.command.split()[-2:] == ["--data.cache_dir", "features"]
+    assert str(here) not in row.command
     (row,) = read(path, Row)
     assert (row.run, row.epochs, row.clips_seen, row.kept, row.params) == ("dense", 1, 60, "16/16/32", 46_246)
     (point,) = read(folder / "curves" / path.name, Point)
@@ -107,7 +111,7 @@ def test_a_run_is_done_once_and_tested_again(here: Path, capsys: pytest.CaptureF
     (again,) = read(next(folder.glob("tests/*.csv")), Row)
     assert (again.accuracy, again.log_loss, again.params) == (row.accuracy, row.log_loss, row.params)
     with pytest.raises(ValueError, match=r"one of other settings at .*dense-fold1-seed0.csv. Delete it"):
-        run("fit", *config[:2], "--trainer.max_epochs", 2)
+        run("fit", *config, "--trainer.max_epochs", 2)
 
     # Of the same seed the cut is the same, whatever is done after it.
     for epochs in (0, 1):
