@@ -111,6 +111,7 @@ def quieten() -> None:
         "Checkpoint directory .* exists and is not empty",
         "The number of training batches",
         "The dirpath has changed",
+        "It is recommended to use `self.log",  # the metrics come together by themselves
         "You defined a `validation_step` but have no `val_dataloader`",
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,11 @@ from asserts import assert_optimizers_hold
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
+
+# What Lightning asks how a checkpoint is to be read, where it does: from 2.6 on.
+SAFELY = {"weights_only": True} if "weights_only" in inspect.signature(pl.Trainer.predict).parameters else {}
+# Lightning 2.4 gives the batch after which it was saved once more when it resumes within an epoch.
+BATCH_TWICE = version("lightning").startswith("2.4.")
 
 
 class Block(nn.Module):

@@ -205,7 +205,8 @@ def test_the_command_line_builds_it() -> None:
     config = parser.parse_object(
         {"pruning": {"class_path": "lightning_cosprune.CosineFilterPruning", "init_args": arguments}}
     )
-    callback = parser.instantiate(config).pruning
+    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # its older name
+    callback = instantiate(config).pruning
     assert repr(callback) == "CosineFilterPruning(pruning_ratio={'stem': 0.5}, at_epoch=[0, 2], criterion='cosine')"
     assert callback.layers == ["stem"]
     assert (callback.repair, callback.calibration) == ("least_squares", 80)

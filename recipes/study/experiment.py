@@ -322,7 +322,8 @@ class Experiment:
         )
 
     def _row(self, classifier: SceneClassifier, *, weights: str, cut: bool) -> Row:
-        tester = self.cli.instantiate_trainer(callbacks=[])
+        # One process tests all clips, however many have trained: samplers for several would give some clips twice.
+        tester = self.cli.instantiate_trainer(callbacks=[], strategy="auto", devices=1, num_nodes=1)
         (metrics,) = tester.test(classifier, datamodule=self.scenes, verbose=False)
         network = classifier.network.cpu().eval()
         costs = measure_complexity(network, self.example)

@@ -432,7 +432,8 @@ def test_the_command_line_reads_it() -> None:
     parser = jsonargparse.ArgumentParser()
     parser.add_class_arguments(DCASEScenes, "data")
     arguments = ["--data.root=somewhere", "--data.features.n_mels=64", "--data.train_fraction=0.25"]
-    scenes = parser.instantiate(parser.parse_args(arguments)).data
+    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # its older name
+    scenes = instantiate(parser.parse_args(arguments)).data
     assert scenes.features == LogMel(n_mels=64)
     assert scenes.train_fraction == 0.25
 

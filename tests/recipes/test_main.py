@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -33,11 +35,15 @@ pytestmark = [
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """Where studies are run from: their folders as in the repository, all that is written elsewhere."""
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    levels = {name: logging.getLogger(name).level for name in ("lightning.pytorch", "lightning.fabric")}
+    yield tmp_path
+    for name, level in levels.items():  # what the program hides, other tests look for
+        logging.getLogger(name).setLevel(level)
 
 
 def rows(folder: Path) -> dict[tuple[str, str], Row]:
@@ -86,6 +92,23 @@ def test_the_small_form_of_every_study(study: str, here: Path, capsys: pytest.Ca
     before = (here / "tables" / "tables.md").read_bytes(), (here / "tables" / "results.csv").read_bytes()
     run("summarize", "--study", f"recipes/{study}", "--out", "gone", *folder[2:])
     assert ((here / "tables" / "tables.md").read_bytes(), (here / "tables" / "results.csv").read_bytes()) == before
+
+
+MEASURED = [study for study in STUDIES if (ROOT / "recipes" / study / "results.csv").is_file()]
+
+
+@pytest.mark.skipif(not MEASURED, reason="no study has been measured yet")
+@pytest.mark.parametrize("study", MEASURED)
+def test_the_tables_are_those_of_the_rows(study: str, here: Path) -> None:
+    into = here / "tables"
+    into.mkdir()
+    for name in ("results.csv", "curves.csv"):
+        source = ROOT / "recipes" / study / name
+        if source.is_file():
+            (into / name).write_bytes(source.read_bytes())
+    run("summarize", "--study", f"recipes/{study}", "--out", "gone", "--into", "tables", "--figures", "figures")
+    for name in ("results.csv", "tables.md"):
+        assert (into / name).read_bytes() == (ROOT / "recipes" / study / name).read_bytes(), name
 
 
 def test_a_run_is_done_once_and_tested_again(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ OPTIMIZERS = {
     "Adam": lambda p: torch.optim.Adam(p, amsgrad=True),
     "AdamW foreach": lambda p: torch.optim.AdamW(p, foreach=True),
     "AdamW fused": lambda p: torch.optim.AdamW(p, fused=True),
-    **({"Adafactor": torch.optim.Adafactor} if hasattr(torch.optim, "Adafactor") else {}),  # from PyTorch 2.5 on
+    "Adafactor": torch.optim.Adafactor,
     "Adadelta": torch.optim.Adadelta,
     "Adagrad": torch.optim.Adagrad,
     "Adamax": torch.optim.Adamax,

@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from asserts import assert_same
-from fits import UsersModule, loader, trainer_for
+from fits import BATCH_TWICE, SAFELY, UsersModule, loader, trainer_for
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader
@@ -89,6 +89,7 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(run, epoch, tmp_path):
     assert len(callback.reports) == (2, 1, 1, 0)[epoch]
 
 
+@pytest.mark.skipif(BATCH_TWICE, reason="the run is another one with this release of Lightning")
 def test_a_run_resumes_from_the_middle_of_an_epoch(run, tmp_path):
     """`on_train_epoch_start` has passed then; the prune must not be passed by."""
     saved = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, save_last=True, every_n_train_steps=2)
@@ -117,7 +118,7 @@ def test_a_dense_run_is_pruned_before_it_trains_on(steps, tmp_path):
     seen = Seen()
     resumed = trainer_for(tmp_path, CosineFilterPruning(0.5), seen, max_epochs=2, enable_checkpointing=False)
     resumed.fit(UsersModule(), loader(), ckpt_path=tmp_path / f"step={steps}.ckpt")
-    assert seen.filters == [8] * (6 - steps)
+    assert seen.filters == [8] * (6 - steps + BATCH_TWICE)
 
 
 @pytest.mark.parametrize(("name", "filters"), [("last", 8), ("best", 16)])
@@ -132,7 +133,7 @@ def test_last_and_best_after_the_fit(tmp_path, name, filters):
     trainer = trainer_for(tmp_path, CosineFilterPruning(0.5, at_epoch=1, reset_scores=False), saved, max_epochs=2)
     trainer.fit(Worsening(), loader())
     assert trainer.lightning_module.stem.out_channels == 8
-    trainer.predict(ckpt_path=name, dataloaders=DataLoader(torch.randn(4, 3, 8, 8)), weights_only=True)
+    trainer.predict(ckpt_path=name, dataloaders=DataLoader(torch.randn(4, 3, 8, 8)), **SAFELY)
     assert trainer.lightning_module.stem.out_channels == filters
     path = saved.last_model_path if name == "last" else saved.best_model_path
     found = torch.load(path, weights_only=True)["state_dict"]
@@ -145,7 +146,7 @@ def test_a_new_trainer_predicts_from_each_checkpoint(run, pruned, epoch, tmp_pat
     expected = load_pruned(UsersModule, run[1] / f"epoch={epoch}.ckpt").eval()(images)
     trainer = trainer_for(tmp_path, pruning())
     found = trainer.predict(
-        UsersModule(), DataLoader(images, batch_size=4), ckpt_path=run[1] / f"epoch={epoch}.ckpt", weights_only=True
+        UsersModule(), DataLoader(images, batch_size=4), ckpt_path=run[1] / f"epoch={epoch}.ckpt", **SAFELY
     )
     torch.testing.assert_close(found[0], expected)
 
@@ -160,7 +161,7 @@ def test_checkpoints_of_weights_alone(tmp_path):
     assert "callbacks" not in saved
     assert saved[STRUCTURE]["modules"]["stem"]["sizes"]["out_channels"] == 8
     found = trainer_for(tmp_path, CosineFilterPruning(0.5)).predict(
-        UsersModule(), DataLoader(torch.randn(4, 3, 8, 8)), ckpt_path=tmp_path / "epoch=0.ckpt", weights_only=True
+        UsersModule(), DataLoader(torch.randn(4, 3, 8, 8)), ckpt_path=tmp_path / "epoch=0.ckpt", **SAFELY
     )
     assert len(found) == 4
 

@@ -466,6 +466,7 @@ def test_a_command_line_reads_its_arguments() -> None:
     config = parser.parse_object(
         {"teaching": {"class_path": "lightning_cosprune.KnowledgeDistillation", "init_args": arguments}}
     )
-    found = parser.instantiate(config).teaching
+    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # its older name
+    found = instantiate(config).teaching
     assert repr(found) == "KnowledgeDistillation(teacher=Flatten, alpha=0.5, temperature=4.0)"
     assert found.frozen == ("stem",)
