@@ -29,8 +29,9 @@ def read_weights(path: Path, owner: str, kinds: str = "a state dict that loads w
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and PyTorch each have their own ways to say that a file is no checkpoint
+        told = " ".join(str(error).split())
         raise ValueError(
-            f"{owner}: expected {kinds}, found {type(error).__name__}: {error!s:.300}. Download the file again."
+            f"{owner}: expected {kinds}, found {type(error).__name__}: {told:.300}. Download the file again."
         ) from error
     if not isinstance(found, Mapping):
         raise ValueError(
