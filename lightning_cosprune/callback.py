@@ -17,7 +17,7 @@ from lightning_cosprune.network.layers import num_filters, prunable_layers
 from lightning_cosprune.network.structure import STRUCTURE, describe_structure
 from lightning_cosprune.planning.choose import CRITERIA, plan_pruning
 from lightning_cosprune.planning.plan import PruningPlan
-from lightning_cosprune.planning.ratios import check_ratio, check_round_to, resolve_ratios
+from lightning_cosprune.planning.ratios import check_counts, check_ratio, resolve_ratios
 from lightning_cosprune.ranking.redundancy import check_criterion
 from lightning_cosprune.repair.report import RepairReport
 from lightning_cosprune.surgery.apply import apply_plan
@@ -124,7 +124,7 @@ class CosineFilterPruning(Callback):
         # Every step of a schedule reads them anew.
         calibration = list(calibration) if isinstance(calibration, Iterator) else calibration
         check_calibration(calibration, "CosineFilterPruning")
-        check_round_to(round_to, "CosineFilterPruning")
+        check_counts("round_to", round_to, "CosineFilterPruning")
         self._schedule = parse_schedule(at_epoch, schedule, "CosineFilterPruning")
         self.pruning_ratio = pruning_ratio
         self.at_epoch = at_epoch

@@ -16,7 +16,7 @@ from lightning_cosprune.calibration.positions import chosen_positions, positions
 from lightning_cosprune.network.rows import input_rows, num_positions, weight_rows
 from lightning_cosprune.ranking.subset import Reading
 
-__all__ = ["input_covariances", "readings_of"]
+__all__ = ["input_covariances", "input_moments", "readings_of"]
 
 _LARGEST = 2304
 """Up to so many inputs of a filter the taps of a channel are told apart; beyond, each counts as one more position."""
@@ -36,27 +36,53 @@ def input_covariances(model: nn.Module, batches: Sequence[Any], layers: Sequence
         For each group ``(columns, columns)``: channel by channel and tap by tap as in
         :func:`~lightning_cosprune.network.rows.input_rows`, or channel by channel where a layer is too large.
     """
+    moments = input_moments(model, batches, layers)
+    return {name: [one.xx / max(one.count, 1) for one in groups] for name, (groups,) in moments.items()}
+
+
+def input_moments(
+    model: nn.Module, batches: Sequence[Any], layers: Sequence[str], parts: int = 1
+) -> dict[str, list[list[Moments]]]:
+    """Layer name -> for each part of the data the moments of the inputs of each of its groups, from one pass.
+
+    Args:
+        model: The network; left as it was found.
+        batches: Calibration data, one entry a forward pass.
+        layers: Names of convolutions, transposed ones and linear layers.
+        parts: Into how many parts the samples fall: the first ones, the next ones, and so on, so that neighbours, such
+            as patches of one clip, are rarely told apart.
+
+    Returns:
+        ``parts`` lists of one for each group; a layer that the data do not reach is missing.
+    """
     modules = {name: model.get_submodule(name) for name in layers}
-    sums: dict[str, list[Moments]] = {}
+    sums: dict[str, list[list[Moments]]] = {}
     generator = torch.Generator().manual_seed(0)
     samples = sum(map(num_samples, batches))
+    done = 0
 
     def note(name: str, given: Tensor, output: Tensor) -> None:
         layer = modules[name]
         groups, _, columns = weight_rows(layer).shape
         wanted = positions_a_sample(columns, samples)
         positions = chosen_positions(num_positions(layer, output), wanted, generator).to(given.device)
-        rows = input_rows(layer, given, positions, output.shape).flatten(0, 1)
-        if columns > _LARGEST:
-            rows = rows.unflatten(2, (-1, _taps(layer))).movedim(3, 0).flatten(0, 1)
-        width = rows.shape[2]
-        moments = sums.setdefault(name, [Moments(width, 0, given.device) for _ in range(groups)])
-        for group, one in enumerate(moments):
-            one.add(rows[:, group], rows.new_zeros(len(rows), 0))
+        rows = input_rows(layer, given, positions, output.shape)
+        # A layer may be given more rows than there are samples, as where a network looks at patches of its own.
+        place = done + torch.arange(len(rows), device=given.device) * num_samples(batch) / len(rows)
+        part_of_row = (place * parts / samples).long().clamp_max_(parts - 1)
+        width = columns if columns <= _LARGEST else columns // _taps(layer)
+        held = sums.setdefault(name, [[Moments(width, 0, given.device) for _ in range(groups)] for _ in range(parts)])
+        for part in part_of_row.unique().tolist():
+            own = rows[part_of_row == part].flatten(0, 1)
+            if columns > _LARGEST:
+                own = own.unflatten(2, (-1, _taps(layer))).movedim(3, 0).flatten(0, 1)
+            for group, one in enumerate(held[part]):
+                one.add(own[:, group], own.new_zeros(len(own), 0))
 
     for batch in tqdm(batches, desc="Measuring what layers read", unit="batch", delay=2, leave=False):
         observe(model, batch, list(modules), note)
-    return {name: [one.xx / max(one.count, 1) for one in moments] for name, moments in sums.items()}
+        done += num_samples(batch)
+    return sums
 
 
 def readings_of(

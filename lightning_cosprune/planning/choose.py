@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import math
-import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from lightning_cosprune.network.channels import ChannelGroup, channel_groups
-from lightning_cosprune.network.layers import is_depthwise, layer_weight, prunable_layers
+from lightning_cosprune.network.layers import is_depthwise, prunable_layers
+from lightning_cosprune.planning.budget import check_with_budget, parse_budget
+from lightning_cosprune.planning.curves import first_to_go
 from lightning_cosprune.planning.plan import PruningPlan
-from lightning_cosprune.planning.ratios import PruningRatio, check_ratio, check_round_to, match_layers, resolve_ratios
+from lightning_cosprune.planning.ranked import Criterion, FilterRanking
+from lightning_cosprune.planning.ratios import (
+    Counts,
+    PruningRatio,
+    check_counts,
+    check_ratio,
+    match_layers,
+    resolve_counts,
+    resolve_ratios,
+)
 from lightning_cosprune.planning.response import ResponseRanking
+from lightning_cosprune.planning.within import UNREAD, kept_whole, plan_within
 from lightning_cosprune.ranking.redundancy import CRITERIA as CRITERIA_OF_WEIGHTS
-from lightning_cosprune.ranking.redundancy import check_criterion, rank_filters, redundant_filters
+from lightning_cosprune.ranking.redundancy import check_criterion, redundant_filters
 
 __all__ = ["CRITERIA", "plan_pruning"]
 
 CRITERIA = (*CRITERIA_OF_WEIGHTS, "response")
 """Names that :func:`plan_pruning` takes as ``criterion``."""
-
-Criterion = str | Callable[..., Tensor]
 
 
 def plan_pruning(
@@ -33,15 +42,25 @@ def plan_pruning(
     pruning_ratio: PruningRatio = "redundant",
     layers: Sequence[str] | None = None,
     ignored_layers: Sequence[str | nn.Module] = (),
-    round_to: int = 1,
+    round_to: Counts = 1,
+    min_filters: Counts = 1,
     seed: int = 0,
     vectors: Mapping[str, Tensor] | None = None,
     calibration: Iterable[Any] | None = None,
+    max_macs: float | str | None = None,
+    max_params: float | str | None = None,
+    max_bytes: float | str | None = None,
+    budget: str | None = None,
+    deployed_as: str | None = None,
 ) -> PruningPlan:
     """Choose the filters to remove from each layer of ``model``; nothing is changed.
 
     Each layer is judged by itself, on the weights it has now. Layers whose filters must go together, such as those that
     feed one residual sum, are ranked as one layer whose filter ``i`` is the concatenation of theirs.
+
+    With a limit, such as ``max_macs="30 MMACs"``, how many filters each layer keeps follows from what they cost and how
+    much is lost with them, see :func:`~lightning_cosprune.planning.widths.choose_widths`; the costs after surgery are
+    counted in a rehearsal that is undone, and meet every limit.
 
     Args:
         model: The network.
@@ -57,26 +76,46 @@ def plan_pruning(
         layers: Names or patterns of the layers to prune; all convolutions where ``None``. Patterns reach convolutions
             only; a linear layer is pruned only where ``layers`` or ``pruning_ratio`` gives its full name.
         ignored_layers: Names, patterns or modules that keep all filters.
-        round_to: The number of filters kept is rounded up to a multiple of this.
+        round_to: The number of filters kept is rounded up to a multiple of this; a mapping from layer name or pattern
+            gives some layers a multiple of their own. With a limit, layers keep a multiple or all of their filters.
+        min_filters: No layer keeps fewer; a mapping likewise.
         seed: Start of the draws of ``criterion="random"``; each layer draws from its own stream.
         vectors: Layer name -> one row per filter, ranked in place of the layer's weights: what :func:`response_vectors`
             measures, or weights from :func:`fold_batch_norms`. Every layer that may lose filters must be among them.
         calibration: For ``criterion="response"`` inputs of the network, one entry a forward pass: a tensor, or a tuple
-            of positional or a mapping of keyword arguments. Labels are not looked at.
+            of positional or a mapping of keyword arguments. Labels are not looked at. With a limit they also tell what
+            is lost with filters, for any criterion; without them it is the distance of each to its nearest kept one.
+        max_macs: At most so many multiply-accumulates at ``example_inputs``: a number, a fraction of what the network
+            costs now, or a string such as ``"30 MMACs"`` or ``"40 %"``.
+        max_params: At most so many parameters, batch-norm statistics included.
+        max_bytes: At most so many bytes of parameters, such as ``"128 kB"``.
+        budget: The limits of a challenge by its name, see :data:`~lightning_cosprune.planning.budget.BUDGETS`. Limits
+            of one's own overrule those of the same kind.
+        deployed_as: Data type that bytes are counted in, such as ``"int8"``; that of each tensor where ``None``.
 
     Returns:
         The filters to remove, and every layer that keeps all of its filters with the reason.
 
     Raises:
         ValueError: An argument is out of range, a pattern matches no layer, there is no convolution, a weight is not
-            finite, ``vectors`` lack a layer, do not fit it or have no meaning for the criterion, or ``"response"`` has
-            no ``calibration``.
+            finite, ``vectors`` lack a layer, do not fit it or have no meaning for the criterion, ``"response"`` has no
+            ``calibration``, or the limits cannot be met; then with the smallest that can be reached.
 
     Source: Singh and Plumbley, INTERSPEECH 2022, section 2 (``"cosine"`` with ``"redundant"``).
     """
     check_ratio(pruning_ratio, "plan_pruning")
     check_criterion(criterion, CRITERIA)
-    check_round_to(round_to, "plan_pruning")
+    limits = parse_budget(
+        "plan_pruning",
+        budget=budget,
+        deployed_as=deployed_as,
+        max_macs=max_macs,
+        max_params=max_params,
+        max_bytes=max_bytes,
+    )
+    check_with_budget(limits, pruning_ratio, deployed_as, "plan_pruning")
+    for parameter, counts in (("round_to", round_to), ("min_filters", min_filters)):
+        check_counts(parameter, counts, "plan_pruning")
     modules = prunable_layers(model)
     if layers is None and not any(isinstance(module, nn.modules.conv._ConvNd) for module in modules.values()):
         raise ValueError(
@@ -88,11 +127,12 @@ def plan_pruning(
             f"`plan_pruning(criterion={criterion!r}, vectors=...)`: expected a criterion that compares filters, since "
             'the length of a vector says nothing of its filter. Write criterion="cosine", or leave `vectors` out.'
         )
-    if (criterion == "response") != (calibration is not None):
+    if (criterion == "response") != (calibration is not None) and not (limits and calibration is not None):
         raise ValueError(
             f"`plan_pruning(criterion={criterion!r}, calibration=...)`: expected calibration data for "
             f'criterion="response" and for no other, found {"none" if calibration is None else "some"}. Pass a list of '
-            "unlabelled inputs, such as [batch[0] for batch in loader], or choose another criterion."
+            "unlabelled inputs, such as [batch[0] for batch in loader], or choose another criterion. Together with a "
+            "limit, such as `max_macs`, they are of use to any criterion."
         )
     if criterion == "response" and vectors is not None:
         raise ValueError(
@@ -104,32 +144,45 @@ def plan_pruning(
 
     pruned: dict[str, list[int]] = {}
     filters: dict[str, int] = {}
-    skipped = {name: "depthwise: no layer feeds it" for name, module in modules.items() if is_depthwise(module)}
+    skipped: dict[str, str] = {
+        name: "depthwise: no layer feeds it" for name, module in modules.items() if is_depthwise(module)
+    }
     groups = channel_groups(model, example_inputs)
     requests = {group: [ratios[name] for name in group.layers if name in ratios] for group in groups}
     reasons = {group: _reason_to_skip(group, asked, ignored, modules) for group, asked in requests.items()}
-    ranking = None
-    if calibration is not None:
-        asked_for = [group for group in groups if reasons[group] is None]
-        ranking = ResponseRanking(model, example_inputs, asked_for, calibration)
+    ranking = FilterRanking(
+        modules,
+        criterion,
+        round_to=resolve_counts("round_to", round_to, modules),
+        min_filters=resolve_counts("min_filters", min_filters, modules),
+        seed=seed,
+        vectors=vectors,
+    )
+    asked_for = [group for group in groups if reasons[group] is None]
     for group in groups:
-        names, asked, reason = group.layers, requests[group], reasons[group]
         for name in group.followers:
             skipped.pop(name, None)
-        if reason is None:
-            try:
-                idxs, reason = _choose(group, modules, asked, criterion, round_to, seed, vectors, ranking)
-            except ValueError as error:
-                raise ValueError(f"layer {' + '.join(names)}: {error}") from error
-        if reason is not None:
-            skipped.update(dict.fromkeys(names, reason))
-            follows = f"depthwise: it follows {names[0]}, which keeps its filters"
-            skipped.update(dict.fromkeys(group.followers, follows))
-            continue
-        for name in names:
-            pruned[name] = idxs
-            filters[name] = group.filters
-    return PruningPlan(pruned, filters, {name: skipped[name] for name in modules if name in skipped})
+        if (reason := reasons[group]) is not None:
+            skipped.update(kept_whole(group, reason))
+    if limits:
+        found = plan_within(model, example_inputs, limits, asked_for, ranking, calibration, skipped)
+        pruned, filters, skipped = dict(found.pruned), dict(found.filters), dict(found.skipped)
+    else:
+        responses = None
+        if calibration is not None:
+            responses = ResponseRanking(model, example_inputs, asked_for, calibration)
+        for group in asked_for:
+            idxs, reason = _choose(group, requests[group], ranking, responses)
+            if reason is not None:
+                skipped.update(kept_whole(group, reason))
+                continue
+            pruned.update(dict.fromkeys(group.layers, idxs))
+            filters.update(dict.fromkeys(group.layers, group.filters))
+    return PruningPlan(
+        {name: pruned[name] for name in modules if name in pruned},
+        {name: filters[name] for name in modules if name in filters},
+        {name: skipped[name] for name in modules if name in skipped},
+    )
 
 
 def _reason_to_skip(
@@ -148,60 +201,37 @@ def _reason_to_skip(
 
 
 def _choose(
-    group: ChannelGroup,
-    modules: Mapping[str, nn.Module],
-    asked: list[Any],
-    criterion: Criterion,
-    round_to: int,
-    seed: int,
-    vectors: Mapping[str, Tensor] | None,
-    ranking: ResponseRanking | None,
+    group: ChannelGroup, asked: list[Any], ranking: FilterRanking, responses: ResponseRanking | None
 ) -> tuple[list[int], str | None]:
     """The filters of one group to remove, or none and the reason."""
-    if vectors is None:
-        weights = [layer_weight(modules[name]) for name in group.layers]
-    else:
-        weights = [_vectors_of(name, group.filters, vectors) for name in group.layers]
-    weight = weights[0] if len(weights) == 1 else weights
     if "redundant" in asked:
-        wanted = len(redundant_filters(weight).pruned_idxs)
+        try:
+            wanted = len(redundant_filters(ranking.weight(group)).pruned_idxs)
+        except ValueError as error:
+            raise ValueError(f"layer {' + '.join(group.layers)}: {error}") from error
         reason = "no filter of it is redundant"
     else:
         # Where coupled layers are given several ratios, the smallest: no layer loses more than it was asked to. A
         # product that is a hair below a whole number is that number: 3/10 of 10 filters is 3.
         wanted = math.floor(min(asked) * group.filters + 1e-6)
         reason = f"a pruning ratio of {min(asked):g} of its {group.filters} filters is less than one filter"
-    # Blocks of a grouped convolution lose the same number each.
-    multiple = math.lcm(round_to, group.blocks)
-    kept = math.ceil((group.filters - wanted) / multiple) * multiple
+    multiple, at_least = ranking.multiple(group), ranking.at_least(group)
+    kept = math.ceil(max(group.filters - wanted, at_least) / multiple) * multiple
     if kept >= group.filters:
-        return (
-            [],
-            reason if wanted == 0 else f"rounding up to a multiple of {multiple} filters keeps all {group.filters}",
-        )
-    if ranking is not None:
-        # Where each block loses the same number, it may be any of all filters.
-        found = ranking.order(group, group.filters - kept if group.blocks == 1 else group.filters)
-        if found is None:
-            return [], "no convolution or linear layer that the calibration data reach reads its filters"
-        order = found
+        if wanted and at_least > group.filters - wanted:
+            reason = f"at least {at_least} of its {group.filters} filters are to be kept"
+        elif wanted:
+            reason = f"rounding up to a multiple of {multiple} filters keeps all {group.filters}"
+        return [], reason
+    if responses is None:
+        order = ranking.order(group)
     else:
-        options = {"seed": seed + zlib.crc32(group.layers[0].encode())} if criterion == "random" else {}
-        order = rank_filters(weight, criterion, **options)
-    of_block = (order // (group.filters // group.blocks)).argsort(stable=True)
-    first = order[of_block].unflatten(0, (group.blocks, -1))[:, : (group.filters - kept) // group.blocks]
-    return sorted(first.flatten().tolist()), None
-
-
-def _vectors_of(name: str, filters: int, vectors: Mapping[str, Tensor]) -> Tensor:
-    found = vectors.get(name)
-    if found is None or found.ndim < 2 or len(found) != filters:
-        shown = f"only {', '.join(vectors) or 'an empty mapping'}" if found is None else f"shape {tuple(found.shape)}"
-        raise ValueError(
-            f"`plan_pruning(vectors=...)`: expected one row for each of the {filters} filters of {name!r}, found "
-            f"{shown}. Measure it too, or name it in `ignored_layers`."
-        )
-    return found
+        # Where each block loses the same number, it may be any of all filters.
+        found = responses.order(group, group.filters - kept if group.blocks == 1 else group.filters)
+        if found is None:
+            return [], UNREAD
+        order = found
+    return sorted(first_to_go(order, group, group.filters - kept).tolist()), None
 
 
 _CRITERIA_OF_SIZE = ("l1", "l2", "geometric_mean", "operator_norm")

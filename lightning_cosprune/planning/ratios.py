@@ -9,9 +9,12 @@ from typing import Literal
 
 from torch import nn
 
-__all__ = ["PruningRatio", "check_ratio", "check_round_to", "match_layers", "resolve_ratios"]
+__all__ = ["Counts", "PruningRatio", "check_counts", "check_ratio", "match_layers", "resolve_counts", "resolve_ratios"]
 
 PruningRatio = float | Literal["redundant"] | Mapping[str, float]
+
+Counts = int | Mapping[str, int]
+"""A number of filters for all layers, or by layer name or pattern."""
 
 
 def check_ratio(pruning_ratio: PruningRatio, caller: str) -> None:
@@ -44,17 +47,37 @@ def check_ratio(pruning_ratio: PruningRatio, caller: str) -> None:
             )
 
 
-def check_round_to(round_to: int, caller: str) -> None:
-    """Refuse a multiple of filters that is no positive whole number.
+def check_counts(parameter: str, counts: Counts, caller: str) -> None:
+    """Refuse numbers of filters that are no positive whole numbers.
 
     Raises:
         ValueError: With the value that was found and what to write instead.
     """
-    if not isinstance(round_to, int) or round_to < 1:
+    numbers = list(counts.values()) if isinstance(counts, Mapping) else [counts]
+    if not numbers or any(type(number) is not int or number < 1 for number in numbers):
+        example = "keep multiples of eight filters" if parameter == "round_to" else "keep eight filters at least"
         raise ValueError(
-            f"`{caller}(round_to={round_to!r})`: expected a whole number, 1 or more. Write 8 to keep multiples of "
-            "eight filters."
+            f"`{caller}({parameter}={counts!r})`: expected a whole number, 1 or more, or a mapping from layer pattern "
+            f"to such numbers. Write 8 to {example}."
         )
+
+
+def resolve_counts(parameter: str, counts: Counts, modules: Mapping[str, nn.Module]) -> dict[str, int]:
+    """Layer name -> the number that ``counts`` gives it; of a mapping the first pattern that matches counts.
+
+    Raises:
+        ValueError: A pattern matches no layer.
+
+    Returns:
+        The numbers; a layer that no pattern matches has none.
+    """
+    if not isinstance(counts, Mapping):
+        return dict.fromkeys(modules, counts)
+    found: dict[str, int] = {}
+    for pattern, number in counts.items():
+        for name in match_layers(parameter, [pattern], modules):
+            found.setdefault(name, number)
+    return found
 
 
 def resolve_ratios(

@@ -1,0 +1,180 @@
+"""A plan within a budget: what can be cut at all, what it would cost, how much of each group, and a rehearsal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lightning_cosprune.network.channels import ChannelGroup
+from lightning_cosprune.planning.budget import DTYPES, Budget
+from lightning_cosprune.planning.costs import CostModel, count_costs
+from lightning_cosprune.planning.curves import (
+    ErrorCurve,
+    allowed_widths,
+    first_to_go,
+    response_curves,
+    similarity_curve,
+)
+from lightning_cosprune.planning.plan import PruningPlan
+from lightning_cosprune.planning.ranked import FilterRanking
+from lightning_cosprune.planning.rehearsal import as_plan, rehearse
+from lightning_cosprune.planning.widths import choose_widths
+
+__all__ = ["UNREAD", "kept_whole", "plan_within"]
+
+_KEPT = "the budget is met without it: the filters of other layers save more for less error"
+_MET = "the network meets the budget as it is"
+UNREAD = "no convolution or linear layer that the calibration data reach reads its filters"
+_SINGLE = "too few filters to remove one"
+_SHOWN = {"macs": "MACs", "params": "parameters", "bytes": "bytes"}
+
+
+def kept_whole(group: ChannelGroup, reason: str) -> dict[str, str]:
+    """Layer name -> why it keeps all its filters, of a group and the depthwise layers that follow it."""
+    follows = f"depthwise: it follows {group.layers[0]}, which keeps its filters"
+    return dict.fromkeys(group.layers, reason) | dict.fromkeys(group.followers, follows)
+
+
+class _Planner:
+    """One plan in the making: groups leave ``groups`` for ``skipped``, with the reason."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example_inputs: Any,
+        budget: Budget,
+        groups: Sequence[ChannelGroup],
+        ranking: FilterRanking,
+        skipped: Mapping[str, str],
+    ) -> None:
+        self.model, self.inputs, self.budget, self.ranking = model, example_inputs, budget, ranking
+        self.itemsize = DTYPES[budget.deployed_as] if budget.deployed_as else None
+        self.groups = list(groups)
+        self.skipped = dict(skipped)
+        self.curves: dict[ChannelGroup, ErrorCurve] = {}
+
+    def widths(self, group: ChannelGroup) -> np.ndarray:
+        """How many of its filters may be kept."""
+        return allowed_widths(group, self.ranking.multiple(group), self.ranking.at_least(group))
+
+    def leave_out(self, groups: Sequence[ChannelGroup], reason: str) -> None:
+        for group in groups:
+            self.skipped.update(kept_whole(group, reason))
+        self.groups = [group for group in self.groups if group not in groups]
+
+    def rehearse(self, pruned: Mapping[ChannelGroup, Sequence[int]]) -> tuple[dict[str, float], bool]:
+        """The true costs after a cut, and whether all of it could be made; what could not be cut is left out."""
+        spent, refused = rehearse(
+            self.model,
+            self.inputs,
+            pruned,
+            lambda report: count_costs(self.model, report.after, self.itemsize, self.budget.buffers),
+        )
+        failed = [group for group in pruned if any(name in refused for name in group.layers)]
+        for group in failed:
+            self.leave_out([group], next(refused[name] for name in group.layers if name in refused))
+        return spent, not failed
+
+    def costs(self) -> CostModel:
+        return CostModel(self.model, self.inputs, self.groups, itemsize=self.itemsize, buffers=self.budget.buffers)
+
+    def check_feasible(self, costs: CostModel, limits: Mapping[str, float]) -> None:
+        least = np.array([self.widths(group)[0] for group in self.groups], dtype=np.int64)
+        reached = {name: values[0] for name, values in costs(least).items()}
+        beyond = [name for name in limits if reached[name] > limits[name]]
+        if not beyond:
+            return
+        told = " and ".join(f"{reached[name]:,.0f} {_SHOWN[name]}" for name in limits)
+        asked = " and ".join(f"at most {limits[name]:,.0f} {_SHOWN[name]}" for name in beyond)
+        reasons = "".join(f"\n  {name}: {reason}" for name, reason in self.skipped.items())
+        raise ValueError(
+            f"`plan_pruning(max_{beyond[0]}=...)`: expected a budget that can be met, found {asked}; the smallest that "
+            f"can be reached is {told}. Raise the limit, or allow more with `layers`, `ignored_layers`, `round_to` and "
+            f"`min_filters`. Layers that keep all their filters:{reasons or ' none'}"
+        )
+
+    def measure_curves(self, calibration: Iterable[Any] | None) -> None:
+        widths = {group: self.widths(group) for group in self.groups}
+        order, by_response = self.ranking.order, self.ranking.criterion == "response"
+        if calibration is None:
+            self.curves = {
+                group: similarity_curve(self.ranking.weight(group), order(group), group, options)
+                for group, options in widths.items()
+            }
+            return
+        self.curves = response_curves(self.model, self.inputs, widths, calibration, None if by_response else order)
+        self.leave_out([group for group in self.groups if group not in self.curves], UNREAD)
+
+
+def plan_within(
+    model: nn.Module,
+    example_inputs: Any,
+    budget: Budget,
+    groups: Sequence[ChannelGroup],
+    ranking: FilterRanking,
+    calibration: Iterable[Any] | None,
+    skipped: Mapping[str, str],
+) -> PruningPlan:
+    """Choose how many filters each group keeps, and which, so that the true costs after surgery meet the budget.
+
+    Args:
+        model: The network; left as it was found.
+        example_inputs: As for ``plan_pruning``.
+        budget: The limits.
+        groups: Those that may be cut as far as is known.
+        ranking: In which order their filters go, and in what numbers they may be kept.
+        calibration: Inputs to measure error curves on; the similarity of filters is used where ``None``.
+        skipped: Layer name -> why it keeps all its filters already.
+
+    Returns:
+        The plan.
+
+    Raises:
+        ValueError: The budget cannot be met; with the smallest that can be reached, and the layers in the way.
+    """
+    planner = _Planner(model, example_inputs, budget, groups, ranking, skipped)
+    planner.leave_out([group for group in planner.groups if len(planner.widths(group)) < 2], _SINGLE)
+    spent, _ = planner.rehearse({})
+    limits = {limit.cost: limit.units(spent[limit.cost]) for limit in budget.limits}
+    if _meets(spent, limits):
+        planner.leave_out(planner.groups, _MET)
+        return as_plan({}, planner.skipped)
+    # A layer that fails its trial fails it for one filter too; that is better known before any work than after.
+    planner.rehearse({group: _first(torch.arange(group.filters), group, group.blocks) for group in planner.groups})
+    planner.check_feasible(planner.costs(), limits)
+    planner.measure_curves(calibration)
+    while True:
+        costs = planner.costs()
+        planner.check_feasible(costs, limits)
+        groups, curves = planner.groups, planner.curves
+        chosen = choose_widths(
+            [curves[group].widths for group in groups], [curves[group].errors for group in groups], costs, limits
+        )
+        assert chosen is not None, "the least widths meet the limits"
+        pruned = {
+            group: _first(curves[group].order, group, group.filters - width)
+            for group, width in zip(groups, chosen.tolist(), strict=True)
+            if width < group.filters
+        }
+        spent, whole = planner.rehearse(pruned)
+        if not whole:
+            continue
+        if not _meets(spent, limits):
+            raise RuntimeError(
+                f"`plan_pruning`: the network would cost {spent} after surgery, more than the {limits} that were asked "
+                "for and counted on. Please report this network as a bug of lightning_cosprune."
+            )
+        planner.leave_out([group for group in groups if group not in pruned], _KEPT)
+        return as_plan(pruned, planner.skipped)
+
+
+def _meets(spent: Mapping[str, float], limits: Mapping[str, float]) -> bool:
+    return all(spent[name] <= most for name, most in limits.items())
+
+
+def _first(order: Tensor, group: ChannelGroup, removals: int) -> list[int]:
+    return sorted(first_to_go(order, group, removals).tolist())
