@@ -4,6 +4,8 @@ from .calibration.responses import response_vectors as response_vectors
 from .callback import CosineFilterPruning as CosineFilterPruning
 from .network.complexity import Complexity as Complexity
 from .network.complexity import measure_complexity as measure_complexity
+from .network.latency import Latency as Latency
+from .network.latency import measure_latency as measure_latency
 from .planning.choose import plan_pruning as plan_pruning
 from .planning.plan import PruningPlan as PruningPlan
 from .ranking.filters import filter_vectors as filter_vectors
