@@ -24,6 +24,7 @@ from lightning_cosprune.surgery.apply import apply_plan
 from lightning_cosprune.surgery.optim import check_bound
 from lightning_cosprune.surgery.report import PruningReport
 from lightning_cosprune.training.averages import averaged_parts, find_averages, prune_averages
+from lightning_cosprune.training.budget import BudgetInSteps
 from lightning_cosprune.training.calibration import calibration_batches, check_calibration
 from lightning_cosprune.training.checkpoint import forget_structure, keep_structure
 from lightning_cosprune.training.distributed import (
@@ -63,7 +64,8 @@ class CosineFilterPruning(Callback):
         criterion: Which filters go first: ``"cosine"``, or a rival that :func:`plan_pruning` knows, or a callable.
         layers: Names or patterns of the layers to prune; all convolutions where ``None``.
         ignored_layers: Names or patterns of layers that keep all filters.
-        round_to: The number of filters kept is rounded up to a multiple of this.
+        round_to: The number of filters kept is rounded up to a multiple of this; a mapping from layer name or pattern
+            gives some layers a multiple of their own.
         schedule: How a fraction is reached in steps: ``"linear"`` removes as much in each, ``"cubic"`` most in the
             first; see :class:`~lightning_cosprune.training.schedule.Schedule`.
         module: Name of the attribute of the LightningModule that is pruned, such as ``"student"``; the LightningModule
@@ -82,7 +84,15 @@ class CosineFilterPruning(Callback):
         calibration: Unlabelled data for ``repair="least_squares"`` and ``criterion="response"``: a number of training
             samples, spread over all that the sampler may give, or an iterable of inputs, one entry a forward pass. The
             input of a training batch is the batch or its first entry; hooks that move batches are called as in
-            validation, without what they augment in training only. Several processes share the data.
+            validation, without what they augment in training only. Several processes share the data. With a limit
+            they also tell what is lost with filters, where either of the two is chosen.
+        max_macs: At most so many multiply-accumulates at ``example_inputs``, in place of ``pruning_ratio``: a number, a
+            fraction of the dense network's, or a string such as ``"30 MMACs"``. In steps it is reached step by step.
+        max_params: At most so many parameters, batch-norm statistics included.
+        max_bytes: At most so many bytes of parameters, such as ``"128 kB"``.
+        budget: The limits of a challenge by its name, such as ``"dcase2025"``; see :func:`plan_pruning`.
+        deployed_as: Data type that bytes are counted in, such as ``"int8"``; that of each tensor where ``None``.
+        min_filters: No layer keeps fewer; a mapping likewise.
 
     Attributes:
         plans: The plan of each prune so far, also of those before the run was resumed from a checkpoint.
@@ -108,7 +118,7 @@ class CosineFilterPruning(Callback):
         *,
         layers: Sequence[str] | None = None,
         ignored_layers: Sequence[str] = (),
-        round_to: int = 1,
+        round_to: int | dict[str, int] = 1,
         schedule: Literal["linear", "cubic"] = "linear",
         module: str | None = None,
         example_inputs: Any = None,
@@ -117,6 +127,12 @@ class CosineFilterPruning(Callback):
         reset_scores: bool = True,
         repair: Literal["least_squares", "merge", "constant"] | None = None,
         calibration: int | Iterable[Any] = 16,
+        max_macs: float | str | None = None,
+        max_params: float | str | None = None,
+        max_bytes: float | str | None = None,
+        budget: str | None = None,
+        deployed_as: str | None = None,
+        min_filters: int | dict[str, int] = 1,
     ) -> None:
         check_ratio(pruning_ratio, "CosineFilterPruning")
         check_criterion(criterion, CRITERIA)
@@ -125,6 +141,16 @@ class CosineFilterPruning(Callback):
         calibration = list(calibration) if isinstance(calibration, Iterator) else calibration
         check_calibration(calibration, "CosineFilterPruning")
         check_counts("round_to", round_to, "CosineFilterPruning")
+        check_counts("min_filters", min_filters, "CosineFilterPruning")
+        self._budget = BudgetInSteps(
+            "CosineFilterPruning",
+            pruning_ratio,
+            budget=budget,
+            deployed_as=deployed_as,
+            max_macs=max_macs,
+            max_params=max_params,
+            max_bytes=max_bytes,
+        )
         self._schedule = parse_schedule(at_epoch, schedule, "CosineFilterPruning")
         self.pruning_ratio = pruning_ratio
         self.at_epoch = at_epoch
@@ -132,6 +158,7 @@ class CosineFilterPruning(Callback):
         self.layers = layers
         self.ignored_layers = ignored_layers
         self.round_to = round_to
+        self.min_filters = min_filters
         self.module = module
         self.example_inputs = example_inputs
         self.seed = seed
@@ -169,6 +196,7 @@ class CosineFilterPruning(Callback):
         if trainer.current_epoch == 0:
             # A new run, be it the second of this object; what a resumed one has done comes with its checkpoint, later.
             self._steps_done, self._dense_filters = 0, {}
+            self._budget.load({})
             self.plans, self.reports, self.repairs = [], [], []
         last = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs - 1
         late = [epoch for epoch in self._schedule.epochs if epoch > last]
@@ -249,7 +277,7 @@ class CosineFilterPruning(Callback):
                 f"was {held[0]} of {held[1]}. Training on would leave parameters where they are. Please report this "
                 "network as a bug of lightning_cosprune."
             )
-        if not report.layers and not self.allow_unpruned:
+        if not report.layers and not self.allow_unpruned and not self._budget:
             reasons = "".join(f"\n  {name}: {reason}" for name, reason in report.skipped.items())
             raise ValueError(
                 f"{self!r} removed nothing at epoch {trainer.current_epoch}. Each layer's reason:{reasons}\nChange "
@@ -281,11 +309,13 @@ class CosineFilterPruning(Callback):
             ignored_layers=self.ignored_layers,
             round_to=self.round_to,
             seed=self.seed,
+            min_filters=self.min_filters,
             calibration=(
                 calibration_batches(trainer, self.calibration, "CosineFilterPruning")
-                if self.criterion == "response"
+                if self.criterion == "response" or (self._budget and self.repair == "least_squares")
                 else None
             ),
+            **self._limits_of_step(trainer, target, inputs),
         )
         return to_device(inputs, torch.device("cpu")), plan
 
@@ -303,6 +333,12 @@ class CosineFilterPruning(Callback):
             for name, ratio in ratios.items()
             for dense in [self._dense_filters[name]]
         }
+
+    def _limits_of_step(self, trainer: Trainer, target: nn.Module, inputs: Any) -> dict[str, Any]:
+        """What the network may cost after this step, if it is told."""
+        step = max(self._steps_due(trainer), 1)
+        done = self._schedule.share(min(self._steps_done, step - 1))
+        return self._budget.arguments(target, inputs, self._schedule.share(step), done)
 
     # What is remembered
 
@@ -323,6 +359,7 @@ class CosineFilterPruning(Callback):
         return {
             "steps_done": self._steps_done,
             "dense_filters": dict(self._dense_filters),
+            "dense_costs": dict(self._budget.dense),
             "plans": [plan.to_dict() for plan in self.plans],
         }
 
@@ -330,4 +367,5 @@ class CosineFilterPruning(Callback):
         """Take up what :meth:`state_dict` wrote."""
         self._steps_done = state_dict["steps_done"]
         self._dense_filters = dict(state_dict["dense_filters"])
+        self._budget.load(state_dict.get("dense_costs", {}))
         self.plans = [PruningPlan.from_dict(plan) for plan in state_dict["plans"]]

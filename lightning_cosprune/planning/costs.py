@@ -64,6 +64,7 @@ class CostModel:
         self._sizes = np.ones((len(tensors), most))
         self._lost = np.zeros((len(groups), len(tensors), most))
         self._counts = np.zeros((len(tensors), 3))
+        self._rows = {key: row for row, key in enumerate(tensors)}
         for row, (key, (tensor, stored)) in enumerate(tensors.items()):
             self._sizes[row, : tensor.ndim] = tensor.shape
             for (number, dim), slices in lost.get(key, {}).items():
@@ -81,6 +82,15 @@ class CostModel:
         """
         found = np.rint(self._evaluate(np.atleast_2d(widths)))
         return {"params": found[:, 0], "bytes": found[:, 1], "macs": found[:, 2] + self._rest}
+
+    def shapes(
+        self, weight: Tensor, widths: Int[np.ndarray, "candidates groups"]
+    ) -> Float[np.ndarray, "candidates axes"]:
+        """Shape of a parameter of the network with so many filters of each group left."""
+        row = self._rows[id(weight)]
+        removed = self.filters - np.atleast_2d(widths)
+        found: np.ndarray = np.rint(self._sizes[row] - removed @ self._lost[:, row])
+        return found[:, : weight.ndim]
 
     def _evaluate(self, widths: Int[np.ndarray, "candidates groups"]) -> Float[np.ndarray, "candidates 3"]:
         removed = self.filters - widths
