@@ -8,6 +8,8 @@ from .network.latency import Latency as Latency
 from .network.latency import measure_latency as measure_latency
 from .planning.choose import plan_pruning as plan_pruning
 from .planning.plan import PruningPlan as PruningPlan
+from .planning.sensitivity import Sensitivity as Sensitivity
+from .planning.sensitivity import sensitivity as sensitivity
 from .ranking.filters import filter_vectors as filter_vectors
 from .ranking.redundancy import Redundancy as Redundancy
 from .ranking.redundancy import rank_filters as rank_filters

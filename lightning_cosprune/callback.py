@@ -90,6 +90,7 @@ class CosineFilterPruning(Callback):
             fraction of the dense network's, or a string such as ``"30 MMACs"``. In steps it is reached step by step.
         max_params: At most so many parameters, batch-norm statistics included.
         max_bytes: At most so many bytes of parameters, such as ``"128 kB"``.
+        max_latency: At most this fraction of the time that the dense network takes, measured on this machine.
         budget: The limits of a challenge by its name, such as ``"dcase2025"``; see :func:`plan_pruning`.
         deployed_as: Data type that bytes are counted in, such as ``"int8"``; that of each tensor where ``None``.
         min_filters: No layer keeps fewer; a mapping likewise.
@@ -130,6 +131,7 @@ class CosineFilterPruning(Callback):
         max_macs: float | str | None = None,
         max_params: float | str | None = None,
         max_bytes: float | str | None = None,
+        max_latency: float | str | None = None,
         budget: str | None = None,
         deployed_as: str | None = None,
         min_filters: int | dict[str, int] = 1,
@@ -150,6 +152,7 @@ class CosineFilterPruning(Callback):
             max_macs=max_macs,
             max_params=max_params,
             max_bytes=max_bytes,
+            max_latency=max_latency,
         )
         self._schedule = parse_schedule(at_epoch, schedule, "CosineFilterPruning")
         self.pruning_ratio = pruning_ratio

@@ -24,6 +24,7 @@ from lightning_cosprune.network.rollback import Snapshot
 
 __all__ = [
     "BACKENDS",
+    "FAST_BLOCK",
     "Contender",
     "Latency",
     "check_backend",
@@ -35,6 +36,9 @@ __all__ = [
 ]
 
 BACKENDS = ("eager", "channels_last", "onnxruntime")
+
+FAST_BLOCK = 8
+"""Filters that a float32 kernel of a processor with AVX2 computes at once: 9 to 16 of them take the same time."""
 
 _WARM_UP = 3
 _BLOCK = 0.01

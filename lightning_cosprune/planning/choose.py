@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_cosprune.network.channels import ChannelGroup, channel_groups
+from lightning_cosprune.network.latency import check_backend
 from lightning_cosprune.network.layers import is_depthwise, prunable_layers
 from lightning_cosprune.planning.budget import check_with_budget, parse_budget
 from lightning_cosprune.planning.curves import first_to_go
@@ -50,6 +51,8 @@ def plan_pruning(
     max_macs: float | str | None = None,
     max_params: float | str | None = None,
     max_bytes: float | str | None = None,
+    max_latency: float | str | None = None,
+    latency_on: str = "eager",
     budget: str | None = None,
     deployed_as: str | None = None,
 ) -> PruningPlan:
@@ -89,6 +92,12 @@ def plan_pruning(
             costs now, or a string such as ``"30 MMACs"`` or ``"40 %"``.
         max_params: At most so many parameters, batch-norm statistics included.
         max_bytes: At most so many bytes of parameters, such as ``"128 kB"``.
+        max_latency: At most this fraction of the time that the network takes now, on this machine in one thread; layers
+            then keep multiples of eight filters, which kernels compute at once, unless ``round_to`` says otherwise. The
+            times of layers are kept in :func:`~lightning_cosprune.planning.speed.table_file`, and the network is timed
+            beside the dense one in the rehearsal.
+        latency_on: What ``max_latency`` holds for: ``"eager"``, ``"channels_last"`` or ``"onnxruntime"``, see
+            :func:`measure_latency`.
         budget: The limits of a challenge by its name, see :data:`~lightning_cosprune.planning.budget.BUDGETS`. Limits
             of one's own overrule those of the same kind.
         deployed_as: Data type that bytes are counted in, such as ``"int8"``; that of each tensor where ``None``.
@@ -112,7 +121,9 @@ def plan_pruning(
         max_macs=max_macs,
         max_params=max_params,
         max_bytes=max_bytes,
+        max_latency=max_latency,
     )
+    check_backend(latency_on, "plan_pruning", "latency_on")
     check_with_budget(limits, pruning_ratio, deployed_as, "plan_pruning")
     for parameter, counts in (("round_to", round_to), ("min_filters", min_filters)):
         check_counts(parameter, counts, "plan_pruning")
@@ -144,6 +155,7 @@ def plan_pruning(
 
     pruned: dict[str, list[int]] = {}
     filters: dict[str, int] = {}
+    notes: dict[str, str] = {}
     skipped: dict[str, str] = {
         name: "depthwise: no layer feeds it" for name, module in modules.items() if is_depthwise(module)
     }
@@ -165,8 +177,9 @@ def plan_pruning(
         if (reason := reasons[group]) is not None:
             skipped.update(kept_whole(group, reason))
     if limits:
-        found = plan_within(model, example_inputs, limits, asked_for, ranking, calibration, skipped)
+        found = plan_within(model, example_inputs, limits, asked_for, ranking, calibration, skipped, latency_on)
         pruned, filters, skipped = dict(found.pruned), dict(found.filters), dict(found.skipped)
+        notes = dict(found.notes)
     else:
         responses = None
         if calibration is not None:
@@ -182,6 +195,7 @@ def plan_pruning(
         {name: pruned[name] for name in modules if name in pruned},
         {name: filters[name] for name in modules if name in filters},
         {name: skipped[name] for name in modules if name in skipped},
+        notes,
     )
 
 

@@ -60,16 +60,18 @@ class ErrorCurve:
     kind: str
 
 
-def allowed_widths(group: ChannelGroup, round_to: int, at_least: int) -> Int[np.ndarray, " widths"]:
+def allowed_widths(
+    group: ChannelGroup, round_to: int, at_least: int, options: int = _OPTIONS
+) -> Int[np.ndarray, " widths"]:
     """How many filters of a group may be kept: multiples of ``round_to``, not fewer than ``at_least``, or all.
 
     Returns:
-        Ascending; at most 64 and all filters, evenly spread, where there are more.
+        Ascending; at most ``options`` and all filters, evenly spread, where there are more.
     """
     multiple = math.lcm(round_to, group.blocks)
     lowest = max(1, math.ceil(at_least / multiple))
     steps = np.arange(lowest, (group.filters - 1) // multiple + 1)
-    thinned = steps[steps % max(1, math.ceil(len(steps) / _OPTIONS)) == 0]
+    thinned = steps[steps % max(1, math.ceil(len(steps) / options)) == 0]
     lower = [lowest] if len(steps) and (not len(thinned) or thinned[0] != lowest) else []
     return np.array([*(multiple * step for step in (*lower, *thinned)), group.filters], dtype=np.int64)
 

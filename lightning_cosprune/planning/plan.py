@@ -19,6 +19,7 @@ class PruningPlan:
         pruned: Layer name -> numbers of the filters to remove, ascending.
         filters: Layer name -> how many filters the layer has before, for every layer in ``pruned``.
         skipped: Layer name -> why it keeps all its filters.
+        notes: Layer name -> what else is to be known of its width, such as that it was chosen for speed.
 
     Raises:
         ValueError: A filter number is repeated or outside the layer, or none would be left.
@@ -27,6 +28,7 @@ class PruningPlan:
     pruned: Mapping[str, list[int]]
     filters: Mapping[str, int]
     skipped: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, idxs in self.pruned.items():
@@ -48,10 +50,11 @@ class PruningPlan:
         object.__setattr__(self, "pruned", MappingProxyType({name: sorted(idxs) for name, idxs in self.pruned.items()}))
         object.__setattr__(self, "filters", MappingProxyType(dict(self.filters)))
         object.__setattr__(self, "skipped", MappingProxyType(dict(self.skipped)))
+        object.__setattr__(self, "notes", MappingProxyType(dict(self.notes)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Sealed mappings cannot be pickled; a copy is checked and sealed anew.
-        return type(self), (dict(self.pruned), dict(self.filters), dict(self.skipped))
+        return type(self), (dict(self.pruned), dict(self.filters), dict(self.skipped), dict(self.notes))
 
     @property
     def kept(self) -> dict[str, list[int]]:
@@ -74,6 +77,7 @@ class PruningPlan:
             "pruned": {name: list(idxs) for name, idxs in self.pruned.items()},
             "filters": dict(self.filters),
             "skipped": dict(self.skipped),
+            "notes": dict(self.notes),
         }
 
     @classmethod
@@ -91,7 +95,7 @@ class PruningPlan:
                 "`PruningPlan.from_dict(plan)`: expected the keys version (1), pruned, filters and skipped, found "
                 f"{dict(plan)!r:.200}. Write plans with `PruningPlan.to_dict` or `PruningPlan.to_json`."
             )
-        return cls(pruned=plan["pruned"], filters=plan["filters"], skipped=plan["skipped"])
+        return cls(pruned=plan["pruned"], filters=plan["filters"], skipped=plan["skipped"], notes=plan.get("notes", {}))
 
     def to_json(self) -> str:
         """The plan as JSON text.

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,20 +19,19 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from lightning_cosprune.calibration.observe import observe
-from lightning_cosprune.network.latency import contender, machine_name, time_interleaved
+from lightning_cosprune.network.latency import FAST_BLOCK, Contender, contender, machine_name, time_interleaved
 from lightning_cosprune.network.layers import is_depthwise, is_layer
+from lightning_cosprune.network.rollback import Snapshot
 from lightning_cosprune.planning.costs import CostModel
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-__all__ = ["FAST_BLOCK", "TimeModel", "TimeTable", "table_file"]
-
-FAST_BLOCK = 8
-"""Filters that a float32 kernel of a processor with AVX2 computes at once: 9 to 16 of them take the same time."""
+__all__ = ["Stopwatch", "TimeModel", "TimeTable", "table_file"]
 
 _POINTS = 5
 _SECONDS = 0.03
+_SECONDS_WHOLE = 2.0
 _KINDS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
@@ -50,7 +50,7 @@ class TimeTable:
     """
 
     def __init__(self, file: Path, backend: str) -> None:
-        self._file, self._backend = file, backend
+        self._file, self.backend = file, backend
         self._machine = f"{machine_name()} | torch {torch.__version__} | {backend} | 1 thread"
         self._known: dict[str, dict[str, float]] = {}
         with contextlib.suppress(OSError, ValueError):
@@ -64,7 +64,7 @@ class TimeTable:
         own = self._known.setdefault(self._machine, {})
         key = f"{_described(layer)} {given}->{made} at {'x'.join(map(str, shape))}"
         if key not in own:
-            like = contender(_like(layer, given, made), torch.zeros(shape), self._backend, 1)
+            like = contender(_like(layer, given, made), torch.zeros(shape), self.backend, 1)
             own[key] = float(time_interleaved([like], seconds=_SECONDS)[0].min())
         return own[key]
 
@@ -77,6 +77,49 @@ class TimeTable:
             partial.replace(self._file)
         finally:
             partial.unlink(missing_ok=True)
+
+
+class Stopwatch:
+    """Times one network at any widths: guessed from its layers, and measured in turns with the dense one.
+
+    Args:
+        model: The dense network; left as it was found by all that is done here.
+        example_inputs: As for ``plan_pruning``.
+        backend: As for :func:`measure_latency`.
+    """
+
+    def __init__(self, model: nn.Module, example_inputs: Any, backend: str) -> None:
+        self._model, self._inputs, self._backend = model, example_inputs, backend
+        self._dense = contender(model, example_inputs, backend, 1)
+        self._cut: Contender | None = None
+        # Layers are exported one by one by nobody: there their own kernels say which widths are fast.
+        self._table = TimeTable(table_file(), "channels_last" if backend == "channels_last" else "eager")
+        self._seconds: float | None = None
+
+    def beside(self, counts: CostModel) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+        """Costs that know of time too."""
+        if self._seconds is None:
+            layers = contender(self._model, self._inputs, self._table.backend, 1)
+            self._seconds = float(self._timed([layers], 0.5)[0].min())
+        times = TimeModel(self._model, self._inputs, counts, self._table, self._seconds)
+        return lambda widths: counts(widths) | {"latency": times(np.atleast_2d(widths))}
+
+    def remember(self) -> None:
+        """The network is cut now: this state is timed later."""
+        self._cut = contender(self._model, self._inputs, self._backend, 1)
+
+    def ratio(self) -> float:
+        """Time of the remembered state, as a part of the dense network's."""
+        assert self._cut is not None, "remember a state first"
+        own, dense = self._timed([self._cut, self._dense], _SECONDS_WHOLE)
+        return float(np.median(own / dense))
+
+    def _timed(self, contenders: Sequence[Contender], seconds: float) -> np.ndarray:
+        before = Snapshot(self._model)
+        try:
+            return time_interleaved(contenders, seconds=seconds)
+        finally:
+            before.restore()
 
 
 @dataclass
@@ -117,7 +160,11 @@ class TimeModel:
                 calls,
             )
 
-        names = [name for name, module in model.named_modules() if is_layer(module) and type(module) in _KINDS]
+        names = [
+            name
+            for name, module in model.named_modules()
+            if is_layer(module) and type(module) in _KINDS and _is_simple(module)
+        ]
         observe(model, example_inputs, names, note)
         self._layers: list[_Timed] = []
         for name in tqdm(seen, desc="Timing layers", unit="layer", delay=2, leave=False):
@@ -171,7 +218,10 @@ class TimeModel:
 
     def _channels(self, widths: np.ndarray) -> np.ndarray:
         """Numbers that the layers make."""
-        return np.sum([one.outputs * self._costs.shapes(one.weight, widths)[:, 0] for one in self._layers], axis=0)
+        found: np.ndarray = np.sum(
+            [one.outputs * self._costs.shapes(one.weight, widths)[:, 0] for one in self._layers], axis=0
+        )
+        return found
 
 
 def _points(low: int, high: int) -> list[int]:
@@ -207,6 +257,10 @@ def _bilinear(
     lower = table[under, column] * (1 - right) + table[under, beside] * right
     found: np.ndarray = np.maximum(upper * (1 - down) + lower * down, 0.0)
     return found
+
+
+def _is_simple(layer: Any) -> bool:
+    return isinstance(layer, nn.Linear) or layer.groups == 1 or is_depthwise(layer)
 
 
 def _channel_axis(layer: nn.Module, tensor: Tensor) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_cosprune.network.channels import ChannelGroup
+from lightning_cosprune.network.latency import FAST_BLOCK
 from lightning_cosprune.planning.budget import DTYPES, Budget
 from lightning_cosprune.planning.costs import CostModel, count_costs
 from lightning_cosprune.planning.curves import (
@@ -22,7 +25,9 @@ from lightning_cosprune.planning.curves import (
 from lightning_cosprune.planning.plan import PruningPlan
 from lightning_cosprune.planning.ranked import FilterRanking
 from lightning_cosprune.planning.rehearsal import as_plan, rehearse
-from lightning_cosprune.planning.widths import choose_widths
+from lightning_cosprune.planning.speed import Stopwatch
+from lightning_cosprune.planning.widths import Costs, choose_widths
+from lightning_cosprune.surgery.report import PruningReport
 
 __all__ = ["UNREAD", "kept_whole", "plan_within"]
 
@@ -30,6 +35,7 @@ _KEPT = "the budget is met without it: the filters of other layers save more for
 _MET = "the network meets the budget as it is"
 UNREAD = "no convolution or linear layer that the calibration data reach reads its filters"
 _SINGLE = "too few filters to remove one"
+_ATTEMPTS = 5
 _SHOWN = {"macs": "MACs", "params": "parameters", "bytes": "bytes"}
 
 
@@ -50,52 +56,97 @@ class _Planner:
         groups: Sequence[ChannelGroup],
         ranking: FilterRanking,
         skipped: Mapping[str, str],
+        latency_on: str,
     ) -> None:
         self.model, self.inputs, self.budget, self.ranking = model, example_inputs, budget, ranking
         self.itemsize = DTYPES[budget.deployed_as] if budget.deployed_as else None
         self.groups = list(groups)
         self.skipped = dict(skipped)
         self.curves: dict[ChannelGroup, ErrorCurve] = {}
+        self.misses: list[float] = []
+        self.limits: dict[str, float] = {}
+        self.stopwatch = Stopwatch(model, example_inputs, latency_on) if budget.of("latency") else None
 
     def widths(self, group: ChannelGroup) -> np.ndarray:
-        """How many of its filters may be kept."""
-        return allowed_widths(group, self.ranking.multiple(group), self.ranking.at_least(group))
+        """How many of its filters may be kept; where time is limited whole blocks, unless the user asked otherwise."""
+        multiple = self.ranking.multiple(group)
+        if self.stopwatch and multiple == group.blocks and group.filters > FAST_BLOCK:
+            multiple = math.lcm(multiple, FAST_BLOCK)
+        return allowed_widths(group, multiple, self.ranking.at_least(group))
 
     def leave_out(self, groups: Sequence[ChannelGroup], reason: str) -> None:
         for group in groups:
             self.skipped.update(kept_whole(group, reason))
         self.groups = [group for group in self.groups if group not in groups]
 
-    def rehearse(self, pruned: Mapping[ChannelGroup, Sequence[int]]) -> tuple[dict[str, float], bool]:
+    def rehearse(
+        self, pruned: Mapping[ChannelGroup, Sequence[int]], timed: bool = False
+    ) -> tuple[dict[str, float], bool]:
         """The true costs after a cut, and whether all of it could be made; what could not be cut is left out."""
-        spent, refused = rehearse(
-            self.model,
-            self.inputs,
-            pruned,
-            lambda report: count_costs(self.model, report.after, self.itemsize, self.budget.buffers),
-        )
+
+        def look(report: PruningReport) -> dict[str, float]:
+            if self.stopwatch and timed:
+                self.stopwatch.remember()
+            return count_costs(self.model, report.after, self.itemsize, self.budget.buffers)
+
+        spent, refused = rehearse(self.model, self.inputs, pruned, look)
         failed = [group for group in pruned if any(name in refused for name in group.layers)]
         for group in failed:
             self.leave_out([group], next(refused[name] for name in group.layers if name in refused))
+        if self.stopwatch:
+            spent["latency"] = self.stopwatch.ratio() if timed and not failed else 1.0
         return spent, not failed
 
-    def costs(self) -> CostModel:
-        return CostModel(self.model, self.inputs, self.groups, itemsize=self.itemsize, buffers=self.budget.buffers)
+    def costs(self) -> Costs:
+        counts = CostModel(self.model, self.inputs, self.groups, itemsize=self.itemsize, buffers=self.budget.buffers)
+        return self.stopwatch.beside(counts) if self.stopwatch else counts
 
-    def check_feasible(self, costs: CostModel, limits: Mapping[str, float]) -> None:
+    def check_feasible(self, costs: Costs, limits: Mapping[str, float]) -> None:
         least = np.array([self.widths(group)[0] for group in self.groups], dtype=np.int64)
         reached = {name: values[0] for name, values in costs(least).items()}
         beyond = [name for name in limits if reached[name] > limits[name]]
         if not beyond:
             return
-        told = " and ".join(f"{reached[name]:,.0f} {_SHOWN[name]}" for name in limits)
-        asked = " and ".join(f"at most {limits[name]:,.0f} {_SHOWN[name]}" for name in beyond)
+        if self.misses and beyond == ["latency"]:  # an aim of our own by now
+            raise self.too_slow(self.limits)
+        told = " and ".join(_in_words(name, reached[name]) for name in limits)
+        asked = " and ".join(f"at most {_in_words(name, limits[name])}" for name in beyond)
         reasons = "".join(f"\n  {name}: {reason}" for name, reason in self.skipped.items())
         raise ValueError(
             f"`plan_pruning(max_{beyond[0]}=...)`: expected a budget that can be met, found {asked}; the smallest that "
             f"can be reached is {told}. Raise the limit, or allow more with `layers`, `ignored_layers`, `round_to` and "
             f"`min_filters`. Layers that keep all their filters:{reasons or ' none'}"
         )
+
+    def tighten(self, limits: Mapping[str, float], aims: dict[str, float], measured: float) -> None:
+        """Aim lower, for a network that took longer than its layers by themselves.
+
+        Raises:
+            ValueError: That was done too often.
+        """
+        self.misses.append(measured)
+        if len(self.misses) > _ATTEMPTS:
+            raise self.too_slow(limits)
+        aims["latency"] *= 0.98 * limits["latency"] / measured
+
+    def too_slow(self, limits: Mapping[str, float]) -> ValueError:
+        return ValueError(
+            f"`plan_pruning(max_latency={limits['latency']:g})`: expected a network that takes that part of the dense "
+            f"one's time, found {min(self.misses):.2f} at best, in {len(self.misses)} attempts. Raise the limit, or "
+            "limit the multiply-accumulates with `max_macs` instead."
+        )
+
+    def notes(self, pruned: Mapping[ChannelGroup, Sequence[int]]) -> dict[str, str]:
+        """Which widths were chosen for speed."""
+        if self.stopwatch is None:
+            return {}
+        found = {}
+        for group, idxs in pruned.items():
+            left = group.filters - len(idxs)
+            if left % FAST_BLOCK == 0 and self.ranking.multiple(group) == group.blocks:
+                text = f"{left} filters, a multiple of {FAST_BLOCK}, chosen by time measured on this machine"
+                found.update(dict.fromkeys(group.layers, text))
+        return found
 
     def measure_curves(self, calibration: Iterable[Any] | None) -> None:
         widths = {group: self.widths(group) for group in self.groups}
@@ -118,6 +169,7 @@ def plan_within(
     ranking: FilterRanking,
     calibration: Iterable[Any] | None,
     skipped: Mapping[str, str],
+    latency_on: str = "eager",
 ) -> PruningPlan:
     """Choose how many filters each group keeps, and which, so that the true costs after surgery meet the budget.
 
@@ -129,6 +181,7 @@ def plan_within(
         ranking: In which order their filters go, and in what numbers they may be kept.
         calibration: Inputs to measure error curves on; the similarity of filters is used where ``None``.
         skipped: Layer name -> why it keeps all its filters already.
+        latency_on: Backend of :func:`measure_latency` that a limit of time holds for.
 
     Returns:
         The plan.
@@ -136,10 +189,10 @@ def plan_within(
     Raises:
         ValueError: The budget cannot be met; with the smallest that can be reached, and the layers in the way.
     """
-    planner = _Planner(model, example_inputs, budget, groups, ranking, skipped)
+    planner = _Planner(model, example_inputs, budget, groups, ranking, skipped, latency_on)
     planner.leave_out([group for group in planner.groups if len(planner.widths(group)) < 2], _SINGLE)
     spent, _ = planner.rehearse({})
-    limits = {limit.cost: limit.units(spent[limit.cost]) for limit in budget.limits}
+    limits = planner.limits = {limit.cost: limit.units(spent[limit.cost]) for limit in budget.limits}
     if _meets(spent, limits):
         planner.leave_out(planner.groups, _MET)
         return as_plan({}, planner.skipped)
@@ -147,12 +200,13 @@ def plan_within(
     planner.rehearse({group: _first(torch.arange(group.filters), group, group.blocks) for group in planner.groups})
     planner.check_feasible(planner.costs(), limits)
     planner.measure_curves(calibration)
+    aims = dict(limits)
     while True:
         costs = planner.costs()
-        planner.check_feasible(costs, limits)
+        planner.check_feasible(costs, aims)
         groups, curves = planner.groups, planner.curves
         chosen = choose_widths(
-            [curves[group].widths for group in groups], [curves[group].errors for group in groups], costs, limits
+            [curves[group].widths for group in groups], [curves[group].errors for group in groups], costs, aims
         )
         assert chosen is not None, "the least widths meet the limits"
         pruned = {
@@ -160,8 +214,12 @@ def plan_within(
             for group, width in zip(groups, chosen.tolist(), strict=True)
             if width < group.filters
         }
-        spent, whole = planner.rehearse(pruned)
+        spent, whole = planner.rehearse(pruned, timed=True)
         if not whole:
+            continue
+        if spent.get("latency", 0.0) > limits.get("latency", math.inf):
+            # Layers timed by themselves are not the network; what it really takes says by how much.
+            planner.tighten(limits, aims, spent["latency"])
             continue
         if not _meets(spent, limits):
             raise RuntimeError(
@@ -169,7 +227,11 @@ def plan_within(
                 "for and counted on. Please report this network as a bug of lightning_cosprune."
             )
         planner.leave_out([group for group in groups if group not in pruned], _KEPT)
-        return as_plan(pruned, planner.skipped)
+        return replace(as_plan(pruned, planner.skipped), notes=planner.notes(pruned))
+
+
+def _in_words(cost: str, value: float) -> str:
+    return f"{value:.2f} of the dense network's time" if cost == "latency" else f"{value:,.0f} {_SHOWN[cost]}"
 
 
 def _meets(spent: Mapping[str, float], limits: Mapping[str, float]) -> bool:

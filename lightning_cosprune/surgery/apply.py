@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from lightning_cosprune.network.channels import ChannelGraph, ChannelGroup
 from lightning_cosprune.network.complexity import measure_complexity
 from lightning_cosprune.network.forward import outside_inference_mode
+from lightning_cosprune.network.latency import FAST_BLOCK
 from lightning_cosprune.network.layers import is_depthwise, is_layer, num_filters
 from lightning_cosprune.network.pruners import RefusedError, Replacement
 from lightning_cosprune.network.rollback import Snapshot
@@ -89,7 +90,19 @@ def apply_plan(
         for name in filters
         if name in surgery.removed
     )
-    return PruningReport(before, measure_complexity(model, example_inputs), layers, skipped)
+    notes = {layer.name: note for layer in layers if (note := plan.notes.get(layer.name) or _off_block(layer, modules))}
+    return PruningReport(before, measure_complexity(model, example_inputs), layers, skipped, notes=notes)
+
+
+def _off_block(layer: LayerReport, modules: Mapping[str, nn.Module]) -> str | None:
+    """What is to be known of a width that kernels do not like."""
+    whole = -(-layer.filters_after // FAST_BLOCK) * FAST_BLOCK
+    if whole == layer.filters_after or is_depthwise(modules[layer.name]):
+        return None
+    return (
+        f"{layer.filters_after} filters are no multiple of {FAST_BLOCK}; where a processor computes so many at once "
+        f"they take as long as {whole}"
+    )
 
 
 def _check_plan(plan: PruningPlan, modules: Mapping[str, nn.Module]) -> None:

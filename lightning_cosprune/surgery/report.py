@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,7 @@ class PruningReport:
         layers: The layers that lost filters, in the order of the network.
         skipped: Layer name -> why it kept all its filters.
         epoch: The epoch at whose start it happened, where a Trainer ran; else ``None``.
+        notes: Layer name -> what else is to be known of its width.
     """
 
     before: Complexity
@@ -49,13 +50,15 @@ class PruningReport:
     layers: tuple[LayerReport, ...]
     skipped: Mapping[str, str]
     epoch: int | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "skipped", MappingProxyType(dict(self.skipped)))
+        object.__setattr__(self, "notes", MappingProxyType(dict(self.notes)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A sealed mapping cannot be pickled; a copy is sealed anew.
-        return type(self), (self.before, self.after, self.layers, dict(self.skipped), self.epoch)
+        return type(self), (self.before, self.after, self.layers, dict(self.skipped), self.epoch, dict(self.notes))
 
     def __str__(self) -> str:
         shapes = ", ".join("x".join(map(str, shape)) for shape in self.before.input_shape)
@@ -73,7 +76,12 @@ class PruningReport:
         ]
         table = format_table(("", "before", "after", "removed"), rows)
         skipped = "".join(f"\n  {name}: {reason}" for name, reason in self.skipped.items())
-        return f"Pruned{when}\n{table}" + (f"\nLayers that kept all their filters:{skipped}" if skipped else "")
+        notes = "".join(f"\n  {name}: {note}" for name, note in self.notes.items())
+        return (
+            f"Pruned{when}\n{table}"
+            + (f"\nOf their widths:{notes}" if notes else "")
+            + (f"\nLayers that kept all their filters:{skipped}" if skipped else "")
+        )
 
     def metrics(self) -> dict[str, float]:
         """The numbers for a Trainer's logger.
