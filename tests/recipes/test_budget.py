@@ -1,0 +1,56 @@
+"""The study of budgets, small: the same program on a hundred synthetic recordings and one epoch."""
+
+import argparse
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_cosprune import measure_complexity
+from lightning_cosprune.data import LogMel, SyntheticScenes
+from recipes.budget import esc10, summarize
+from recipes.budget.rivals import CHOICES, Budgeted, Rivals
+from recipes.repair import esc10 as dense_study
+from recipes.repair.cells import read
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 12, 3), nn.ReLU(), nn.Conv2d(12, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 16, 4)
+    ).eval()
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize(("cost", "share"), [("macs", 0.5), ("params", 0.35)])
+def test_every_choice_meets_the_budget(choice, cost, share):
+    dense, example = network(), torch.zeros(1, 1, 8, 8)
+    pruned, _, _ = Rivals(dense, example, [torch.randn(32, 1, 8, 8)]).make(cost, share, choice)
+    ratio = getattr(measure_complexity(pruned, example), cost) / getattr(measure_complexity(dense, example), cost)
+    assert 0.6 * share < ratio <= share
+    widths = [layer.out_channels for layer in pruned if isinstance(layer, nn.Conv2d)]
+    if choice == "uniform":
+        assert widths[0] / 12 == pytest.approx(widths[1] / 16, abs=0.1)
+
+
+@pytest.mark.slow
+def test_cells_are_measured_once_and_make_a_table_and_a_figure(tmp_path, monkeypatch, capsys):
+    SyntheticScenes(tmp_path / "scenes", num_recordings=100, recording_seconds=1, features=LogMel()).prepare_data()
+    monkeypatch.setattr(dense_study, "EPOCHS", 1)
+    monkeypatch.setattr(dense_study, "LogMel", lambda: LogMel(num_frames=51))
+    options = argparse.Namespace(data=tmp_path / "scenes", out=tmp_path / "runs", dense=tmp_path / "dense", clips=16)
+    study = esc10.Study(options, fold=1, seed=0)
+    for choice in ("uniform", "ours"):
+        study.run("macs", 0.5, choice)
+    cells = read(study.path, Budgeted)
+    assert [cell.choice for cell in cells] == ["uniform", "ours"]
+    assert all(0.5 <= cell.macs_removed < 0.7 for cell in cells)
+    monkeypatch.setattr(Rivals, "make", lambda *_: pytest.fail("measured again"))
+    esc10.Study(options, fold=1, seed=0).run("macs", 0.5, "ours")
+    capsys.readouterr()
+    summarize.main(["--runs", str(options.out), "--out", str(tmp_path), "--figures", str(tmp_path)])
+    told = capsys.readouterr().out
+    assert "| DCASE2021Baseline | 50% of the MACs | ours |" in told
+    assert (tmp_path / "budget_dcase2021baseline.png").stat().st_size > 10_000
+    summarize.main(["--runs", str(tmp_path / "gone"), "--out", str(tmp_path)])
+    assert capsys.readouterr().out == told
