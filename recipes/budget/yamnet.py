@@ -26,7 +26,7 @@ from recipes.repair.yamnet_esc10 import Clips, clip_logits, load_clips, zero_sho
 
 COSTS = ("params", "macs")
 SHARES = (0.57, 0.4, 0.3, 0.374, 0.261)
-"""Parts of the dense network's cost that are left; of the MACs uniform ratios of 25, 40 and 50 % leave three of them."""
+"""Parts of the dense network's cost that are left, those MACs among them that uniform 25, 40 and 50 % leave."""
 
 CLIPS = 80
 EXAMPLE = (1, 1, 96, 64)

@@ -4,6 +4,47 @@ A row is named by its first cell, a test by its path below ``tests/``. A new row
 """
 
 BEHIND: dict[str, dict[str, list[str]]] = {
+    "budget.md": {
+        "a number of multiply-accumulates": [
+            "planning/test_within.py::test_a_limit_is_met_by_the_true_count",
+            "planning/test_within.py::test_dcase_networks_and_their_budgets",
+        ],
+        "a number of parameters": [
+            "planning/test_within.py::test_the_whole_zoo_meets_what_it_can_or_says_what_it_cannot"
+        ],
+        "a number of bytes": ["planning/test_budget.py::test_what_a_limit_means"],
+        "a data type that the network will be deployed in": [
+            "planning/test_within.py::test_several_limits_at_once_and_the_type_that_is_deployed",
+        ],
+        "a part of what the dense network costs": ["planning/test_within.py::test_a_limit_is_met_by_the_true_count"],
+        "a part of the time that the dense network takes on this machine": [
+            "planning/test_speed.py::test_what_is_measured_in_the_end_decides",
+            "planning/test_speed.py::test_a_limit_of_time_that_is_measured",
+        ],
+        "the rules of a challenge": ["planning/test_within.py::test_dcase_networks_and_their_budgets"],
+        "several limits": [
+            "planning/test_widths.py::test_limits_are_kept_or_cannot_be",
+            "training/test_budget.py::test_the_budget_is_met_and_training_goes_on",
+        ],
+        "a budget to be reached in steps, repaired after each": [
+            "training/test_budget.py::test_every_step_goes_its_share_of_the_way_and_is_repaired",
+        ],
+        "layers that must keep some filters, or multiples": [
+            "planning/test_within.py::test_multiples_and_minimums_are_kept",
+        ],
+        "a budget that cannot be met": [
+            "planning/test_within.py::test_a_budget_that_cannot_be_met_is_refused_before_any_work_with_what_stood_in_the_way",
+        ],
+        "`dcase2021`": [
+            "planning/test_budget.py::test_presets_have_their_years_rule_and_a_limit_of_ones_own_overrules"
+        ],
+        "`dcase2022`": [
+            "planning/test_budget.py::test_presets_have_their_years_rule_and_a_limit_of_ones_own_overrules"
+        ],
+        "`dcase2024`, `dcase2025`": [
+            "planning/test_budget.py::test_presets_have_their_years_rule_and_a_limit_of_ones_own_overrules",
+        ],
+    },
     "choose.md": {
         "as many filters to go as are redundant; the count is an outcome": [
             "planning/test_choose.py::test_redundant_is_the_published_rule",
@@ -13,6 +54,7 @@ BEHIND: dict[str, dict[str, list[str]]] = {
             "planning/test_choose.py::test_a_mapping_prunes_only_what_it_names",
             "planning/test_choose.py::test_the_first_pattern_that_matches_counts",
         ],
+        "as much to go as a limit asks for": ["planning/test_within.py::test_a_limit_is_met_by_the_true_count"],
         "as many filters, chosen otherwise": [
             "planning/test_choose.py::test_rivals_remove_as_many",
             "planning/test_choose.py::test_a_callable_criterion",
