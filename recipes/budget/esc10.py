@@ -17,8 +17,8 @@ from pathlib import Path
 
 from lightning_cosprune import measure_complexity
 from recipes.budget.rivals import CHOICES, Budgeted, Rivals, agreement, correlation, each
+from recipes.cells import read, write
 from recipes.repair import esc10
-from recipes.repair.cells import read, write
 
 COSTS = ("macs", "params")
 SHARES = (0.7, 0.5, 0.35, 0.25, 0.15)

@@ -13,7 +13,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from recipes.budget.rivals import CHOICES, Budgeted
-from recipes.repair.summarize import gather, interval
+from recipes.repair.summarize import gather
+from recipes.statistics import interval
 
 COLOURS = {"uniform": "#9aa3b2", "common error": "#c8553d", "ours": "#1f6fb2", "ours, 3 steps": "#6c9a8b"}
 PRICES = {"params_removed": "parameters left", "macs_removed": "MACs left", "latency_ratio": "measured time left"}

@@ -21,7 +21,7 @@ from torch import nn
 from lightning_cosprune import measure_complexity
 from lightning_cosprune.models import YAMNet, read_class_names
 from recipes.budget.rivals import CHOICES, Budgeted, Rivals, agreement, correlation, each
-from recipes.repair.cells import read, write
+from recipes.cells import read, write
 from recipes.repair.yamnet_esc10 import Clips, clip_logits, load_clips, zero_shot_accuracy
 
 COSTS = ("params", "macs")

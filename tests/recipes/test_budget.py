@@ -10,8 +10,8 @@ from lightning_cosprune import measure_complexity
 from lightning_cosprune.data import LogMel, SyntheticScenes
 from recipes.budget import esc10, summarize
 from recipes.budget.rivals import CHOICES, Budgeted, Rivals
+from recipes.cells import read
 from recipes.repair import esc10 as dense_study
-from recipes.repair.cells import read
 
 
 def network():
