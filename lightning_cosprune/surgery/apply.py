@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 from tqdm.auto import tqdm
@@ -15,9 +15,11 @@ from lightning_cosprune.network.channels import ChannelGraph, ChannelGroup
 from lightning_cosprune.network.complexity import measure_complexity
 from lightning_cosprune.network.forward import outside_inference_mode
 from lightning_cosprune.network.latency import FAST_BLOCK
-from lightning_cosprune.network.layers import is_depthwise, is_layer, num_filters
+from lightning_cosprune.network.layers import is_depthwise, is_layer, layer_weight, num_filters
 from lightning_cosprune.network.pruners import RefusedError, Replacement
 from lightning_cosprune.network.rollback import Snapshot
+from lightning_cosprune.ranking.filters import filter_vectors
+from lightning_cosprune.ranking.partners import find_partners
 from lightning_cosprune.surgery.optim import check_optimizers, rebind_optimizers
 from lightning_cosprune.surgery.report import LayerReport, PruningReport
 from lightning_cosprune.surgery.trial import Trial
@@ -71,6 +73,13 @@ def apply_plan(
     before = measure_complexity(model, example_inputs)
     filters = {name: num_filters(module) for name, module in modules.items() if is_layer(module)}
 
+    # Reading a weight that is computed may change what it is computed from; such layers are refused below.
+    weights = {
+        name: layer_weight(modules[name]).detach()
+        for name, idxs in plan.pruned.items()
+        if idxs and modules[name]._parameters.get("weight") is not None
+    }
+    vectors = {name: filter_vectors(weight) for name, weight in weights.items() if bool(weight.isfinite().all())}
     surgery = _Surgery(model, plan, example_inputs, torch.float64 if before.macs <= _CHEAP else torch.float32)
     surgery.remove(surgery.accepted())
     skipped = {**plan.skipped, **surgery.skipped}
@@ -86,12 +95,20 @@ def apply_plan(
         )
     rebind_optimizers(optimizers, surgery.replacements)
     layers = tuple(
-        LayerReport(name, filters[name], num_filters(modules[name]), tuple(surgery.removed[name]))
+        _layer_report(name, filters[name], num_filters(modules[name]), surgery.removed[name], vectors.get(name))
         for name in filters
         if name in surgery.removed
     )
     notes = {layer.name: note for layer in layers if (note := plan.notes.get(layer.name) or _off_block(layer, modules))}
     return PruningReport(before, measure_complexity(model, example_inputs), layers, skipped, notes=notes)
+
+
+def _layer_report(name: str, before: int, after: int, removed: list[int], vectors: Tensor | None) -> LayerReport:
+    if vectors is None:
+        return LayerReport(name, before, after, tuple(removed))
+    found = find_partners(vectors, removed)
+    told = (tuple(round(share, 4) for share in part.tolist()) for part in (found.explained, found.together))
+    return LayerReport(name, before, after, tuple(removed), tuple(found.idxs.tolist()), *told)
 
 
 def _off_block(layer: LayerReport, modules: Mapping[str, nn.Module]) -> str | None:

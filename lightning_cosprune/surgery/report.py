@@ -24,12 +24,19 @@ class LayerReport:
         filters_before: How many filters it had.
         filters_after: How many are left.
         pruned_idxs: The numbers of those removed, ascending, counted as before the removal.
+        partners: For each of them the most similar kept filter, by the cosine of their prototypes; counted likewise.
+            Empty for depthwise layers, whose filters go with those of the layer that feeds them.
+        explained: What the partner says of it: the squared cosine.
+        together: What all kept filters together say of it: the squared multiple correlation of the prototypes.
     """
 
     name: str
     filters_before: int
     filters_after: int
     pruned_idxs: tuple[int, ...]
+    partners: tuple[int, ...] = ()
+    explained: tuple[float, ...] = ()
+    together: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -454,3 +454,22 @@ def test_a_weak_coupling_is_heard_in_networks_too_large_for_float64(monkeypatch:
     report = apply_plan(model, PruningPlan({"0": [2], "2": [1]}, {"0": 8, "2": 4}), SPECTROGRAM)
     assert [layer.name for layer in report.layers] == ["2"]
     assert "changes what the other channels compute" in report.skipped["0"]
+
+
+def test_the_report_names_who_stands_for_each_removed_filter() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 2, 3))
+    with torch.no_grad():
+        model[0].weight[4] = 2 * model[0].weight[1]
+        model[0].weight[5] = -model[0].weight[2]
+    inputs = torch.randn(2, 1, 9, 9)
+    (layer,) = apply_plan(model, PruningPlan({"0": [4, 5]}, {"0": 6}), inputs).layers
+    assert layer.partners[0] == 1
+    assert layer.explained[0] == pytest.approx(1, abs=1e-3)
+    assert layer.explained[1] < 1  # its mirror image is no near copy
+    assert layer.together == pytest.approx((1, 1), abs=1e-3)
+
+
+def test_a_depthwise_layer_is_reported_without_partners() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 6, 3), nn.Conv2d(6, 6, 3, groups=6), nn.Conv2d(6, 2, 3))
+    report = apply_plan(model, PruningPlan({"0": [4, 5]}, {"0": 6}), torch.randn(2, 1, 12, 12))
+    assert [len(layer.partners) for layer in report.layers] == [2, 0]
