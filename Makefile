@@ -6,9 +6,10 @@ BIN := .venv/bin
 
 # Train, prune, fine-tune and compare: on synthetic scenes, with ESC10=path on 400 real recordings (fetched there, 40 MB), or with
 # DATA=path on any folder in DCASE layout.
+# WANDB=1 also leaves an offline W&B run of each network, and says how to upload them.
 # ARGS passes further options, such as ARGS="--seeds 5"; `$(BIN)/python -m recipes.quickstart --help` lists them.
 quickstart: .venv/installed
-	$(BIN)/python -m recipes.quickstart $(if $(DATA),--data "$(DATA)") $(if $(ESC10),--esc10 "$(ESC10)") $(ARGS)
+	$(BIN)/python -m recipes.quickstart $(if $(DATA),--data "$(DATA)") $(if $(ESC10),--esc10 "$(ESC10)") $(if $(WANDB),--wandb) $(ARGS)
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n auto $(ARGS)

@@ -20,6 +20,11 @@ from .repair.constant import compensate_constants as compensate_constants
 from .repair.least_squares import refit_least_squares as refit_least_squares
 from .repair.merge import merge_removed as merge_removed
 from .repair.report import RepairReport as RepairReport
+from .reports.energy import EnergyMonitor as EnergyMonitor
+from .reports.page import write_report as write_report
+from .reports.record import Outcome as Outcome
+from .reports.record import RunRecord as RunRecord
+from .reports.wandb import SafeWandbLogger as SafeWandbLogger
 from .surgery.apply import apply_plan as apply_plan
 from .surgery.report import PruningReport as PruningReport
 from .training.atomic import AtomicCheckpointIO as AtomicCheckpointIO

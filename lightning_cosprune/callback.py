@@ -6,10 +6,12 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
@@ -20,6 +22,7 @@ from lightning_cosprune.planning.plan import PruningPlan
 from lightning_cosprune.planning.ratios import check_counts, check_ratio, resolve_ratios
 from lightning_cosprune.ranking.redundancy import check_criterion
 from lightning_cosprune.repair.report import RepairReport
+from lightning_cosprune.reports.recording import RecordingCallback, check_report
 from lightning_cosprune.surgery.apply import apply_plan
 from lightning_cosprune.surgery.optim import check_bound
 from lightning_cosprune.surgery.report import PruningReport
@@ -36,14 +39,14 @@ from lightning_cosprune.training.distributed import (
 from lightning_cosprune.training.example_input import find_example_inputs, to_device
 from lightning_cosprune.training.monitors import forget_scores
 from lightning_cosprune.training.part import part_of
-from lightning_cosprune.training.repair import Repair, check_repair, in_a_line
+from lightning_cosprune.training.repair import Repair, check_repair, dense_copy, in_a_line
 from lightning_cosprune.training.schedule import parse_schedule
 from lightning_cosprune.training.undo import as_before_on_failure
 
 __all__ = ["CosineFilterPruning"]
 
 
-class CosineFilterPruning(Callback):
+class CosineFilterPruning(RecordingCallback):
     """Remove redundant filters at the start of an epoch; training goes on with the smaller network.
 
     At the start of each chosen epoch the filters of every convolution are ranked on the weights of that moment, removed
@@ -94,6 +97,9 @@ class CosineFilterPruning(Callback):
         budget: The limits of a challenge by its name, such as ``"dcase2025"``; see :func:`plan_pruning`.
         deployed_as: Data type that bytes are counted in, such as ``"int8"``; that of each tensor where ``None``.
         min_filters: No layer keeps fewer; a mapping likewise.
+        report: Path of a page about the run, such as ``"report.html"``, written at the end of the fit and again after a
+            test; it needs the extra ``viz``. A fit with validation data on one process is then validated, beside what
+            it does anyway, as cut, as repaired and, where that was not done before, as dense.
 
     Attributes:
         plans: The plan of each prune so far, also of those before the run was resumed from a checkpoint.
@@ -135,7 +141,9 @@ class CosineFilterPruning(Callback):
         budget: str | None = None,
         deployed_as: str | None = None,
         min_filters: int | dict[str, int] = 1,
+        report: str | Path | None = None,
     ) -> None:
+        super().__init__()
         check_ratio(pruning_ratio, "CosineFilterPruning")
         check_criterion(criterion, CRITERIA)
         check_repair(repair, "CosineFilterPruning")
@@ -154,6 +162,7 @@ class CosineFilterPruning(Callback):
             max_bytes=max_bytes,
             max_latency=max_latency,
         )
+        check_report(report, "CosineFilterPruning")
         self._schedule = parse_schedule(at_epoch, schedule, "CosineFilterPruning")
         self.pruning_ratio = pruning_ratio
         self.at_epoch = at_epoch
@@ -169,6 +178,7 @@ class CosineFilterPruning(Callback):
         self.reset_scores = reset_scores
         self.repair = repair
         self.calibration = calibration
+        self.report = report
         self.plans: list[PruningPlan] = []
         self.reports: list[PruningReport] = []
         self.repairs: list[RepairReport] = []
@@ -222,13 +232,14 @@ class CosineFilterPruning(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prune if it is due; a run that resumes in the last batch of an epoch passes by ``on_train_epoch_start``."""
+        self.start_recording(trainer, pl_module, self.report, vars(self))
         self._prune_if_due(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prune if it is due."""
         self._prune_if_due(trainer, pl_module)
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show what was pruned, or say that nothing was."""
         if not self.plans:
             rank_zero_warn(
@@ -240,6 +251,7 @@ class CosineFilterPruning(Callback):
             rank_zero_info(str(report))
             if self.repair and report.layers:
                 rank_zero_info(str(next(repairs)))
+        self.finish_recording(trainer, pl_module)
 
     # What
 
@@ -259,6 +271,9 @@ class CosineFilterPruning(Callback):
         target, optimizers = part_of(pl_module, self.module, "CosineFilterPruning"), trainer.optimizers
         with ExitStack() as undo, unwrapped(trainer), same_on_all_ranks(trainer, pl_module):
             undo.enter_context(as_before_on_failure(pl_module, optimizers))
+            record, as_it_is = self.recorder, partial(dense_copy, pl_module, trainer)
+            record.measure("dense", trainer, as_it_is)
+            record.phase("ranking")
             inputs, plan = decided_by_rank_zero(trainer, lambda: self._decide(trainer, pl_module, target))
             inputs = to_device(inputs, pl_module.device)
             averages = find_averages(trainer, pl_module, target, inputs)
@@ -267,8 +282,14 @@ class CosineFilterPruning(Callback):
                 undo.enter_context(as_before_on_failure(average))
             held = check_bound(optimizers, [pl_module])
             repair = Repair(trainer, self.repair, self.calibration, [target, *copies])
+            record.before(trainer, target, plan, inputs, partial(dense_copy, target, trainer))
+            record.phase("surgery")
             report = apply_plan(target, plan, inputs, optimizers=optimizers, allow_unpruned=True)
+            record.measure("cut", trainer, as_it_is)
+            record.phase("repair" if self.repair else "surgery")
             repaired = repair.carry_out(target, report, inputs)
+            if repaired:
+                record.measure("repaired", trainer, as_it_is)
             prune_averages(averages, self.module, plan, report, inputs)
             for average in copies:
                 repair.carry_out(average, report, inputs)
@@ -299,6 +320,7 @@ class CosineFilterPruning(Callback):
             rank_zero_info(in_a_line(repaired))
         for logger in trainer.loggers:
             logger.log_metrics(report.metrics() | (repaired.metrics() if repaired else {}), step=trainer.global_step)
+        record.pruned(trainer, target, report, repaired, inputs)
 
     def _decide(self, trainer: Trainer, pl_module: LightningModule, target: nn.Module) -> tuple[Any, PruningPlan]:
         """The example input, on the CPU, from where it can travel; and what to remove."""

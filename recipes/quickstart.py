@@ -2,6 +2,7 @@
 # Command:  make quickstart             on synthetic scenes, made on the spot
 #           make quickstart ESC10=path  on ESC-10, 400 real recordings, fetched to the path unless they are there
 #           make quickstart DATA=path   on any folder in DCASE layout
+#           make quickstart WANDB=1     and leave an offline W&B run of each network, which `wandb sync` uploads
 # Measured: README.md beside this file.
 """Train a dense network, prune it, fine-tune it on a part of the data, and compare it with its rivals.
 
@@ -19,6 +20,7 @@ of the same unlabelled clips: what they alone bring.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import json
 import logging
@@ -28,8 +30,8 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +41,21 @@ import torch
 from lightning_cosprune import (
     Complexity,
     CosineFilterPruning,
+    Outcome,
     PruningPlan,
+    RepairReport,
+    RunRecord,
+    SafeWandbLogger,
     apply_plan,
     measure_complexity,
     refit_least_squares,
+    write_report,
 )
 from lightning_cosprune.calibration.statistics import reestimate_batch_norms
 from lightning_cosprune.data import ESC10, DCASEScenes, LogMel, SyntheticScenes
 from lightning_cosprune.models import DCASE2021Baseline, DCASE2022Baseline, SceneClassifier
-from lightning_cosprune.reports.figures import plot_filters
-from lightning_cosprune.reports.page import write_html
+from lightning_cosprune.reports.layers import with_pictures
+from lightning_cosprune.reports.tables import outcome_rows, spread
 from lightning_cosprune.surgery.report import format_table
 
 CRITERIA = {"cosine": "cosine similarity", "response": "response", "l1": "L1 norm", "random": "random"}
@@ -58,6 +65,7 @@ UNTUNED = "{}, as cut"
 REPAIRED = "{}, repaired"
 REESTIMATED = "dense, batch norm re-estimated"
 SCRATCH = "same size, from scratch"
+PROJECT = "lightning_cosprune-quickstart"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -72,50 +80,77 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(setting, flush=True)
 
     results: list[Result] = []
-    figures: list[Any] = []
-    cut = ""
+    first: list[RunRecord] = []
     for seed in range(options.seeds):
         print(f"\nSeed {seed + 1} of {options.seeds}", flush=True)
         study = Study(scenes, options, seed)
         dense = study.train_dense()
         study.reestimate(dense)
         prunings = {criterion: study.prune_and_fine_tune(dense, criterion) for criterion in CRITERIA}
-        plan = prunings["cosine"].plans[0]
-        study.train_from_scratch(plan)
+        study.train_from_scratch(prunings["cosine"].plans[0])
         results += study.results
-        if not figures:
-            figures = [plot_filters(dense, plan, layer) for layer in plan.pruned]
-            cut = str(prunings["cosine"].reports[0])
+        if not first:
+            cut = RunRecord.of(prunings["cosine"].reports, [study.repairs["cosine"]])
+            first.append(with_pictures(cut, dense, study.example_inputs))
 
     took = f"Took {time.perf_counter() - start:.0f} s on {machine()}."
-    main_table, differences, devices = summary(results), paired_differences(results), accuracy_by_device(results)
-    print(f"\n{setting}\n\n{format_table(main_table[0], main_table[1:])}")
+    record = recorded(options, scenes, results, first[0], f"{setting} {took}")
+    table, differences, devices = outcome_rows(record), paired_differences(results), accuracy_by_device(results)
+    print(f"\n{setting}\n\n{format_table(table[0], table[1:])}")
     print(f"\nAccuracy beside {TUNED.format('cosine similarity')}, seed by seed, in points")
     print(format_table(differences[0], differences[1:]))
     if len(scenes.devices) > 1:
         print(f"\nAccuracy by recording device, %\n{format_table(devices[0], devices[1:])}")
-    print(f"\nThe first seed's cut by cosine similarity. {cut}\n\n{took}")
+    print(f"\nThe first seed's cut by cosine similarity. {record.prunes[0].report}\n\n{took}")
 
-    explanation = [("", " ".join(paragraph.split())) for paragraph in str(__doc__).split("\n\n")[1:]]
     page = options.out / "report.html"
-    write_html(
-        page,
-        f"Filter pruning on {scenes_name(options)}",
-        [
-            ("What was run", f"{setting} {took}"),
-            ("Results", main_table),
-            *explanation,
-            (f"Accuracy beside {TUNED.format('cosine similarity')}, seed by seed, in points", differences),
-            *([("Accuracy by recording device, %", devices)] if len(scenes.devices) > 1 else []),
-            (
-                "Filters of the first seed's dense network",
-                "Left, how similar every two filters are; right, what they look for.",
-            ),
-            *(("", figure) for figure in figures),
-        ],
-    )
+    write_report(page, record)
+    (options.out / "record.json").write_text(record.to_json())
     (options.out / "results.json").write_text(json.dumps([asdict(result) for result in results], indent=1))
     print(f"Report: {page}\nNumbers: {options.out / 'results.json'}")
+    if options.wandb:
+        print(f"W&B runs, to upload with an account: wandb sync --sync-all {options.out / 'wandb'}")
+
+
+def recorded(
+    options: argparse.Namespace, scenes: DCASEScenes, results: list[Result], first: RunRecord, setting: str
+) -> RunRecord:
+    """All seeds as the value that the page is drawn from; the filters are those of the first seed."""
+    explanation = tuple(" ".join(paragraph.split()) for paragraph in str(__doc__).split("\n\n")[1:])
+    tables = {f"Accuracy beside {TUNED.format('cosine similarity')}, in points": paired_differences(results)}
+    if len(scenes.devices) > 1:
+        tables["Accuracy by recording device, %"] = accuracy_by_device(results)
+    return replace(
+        first,
+        title=f"Filter pruning on {scenes_name(options)}",
+        outcomes=tuple(outcome(network, results, options) for network in networks_of(results)),
+        setting={"what was run": setting},
+        tables={heading: tuple(map(tuple, rows)) for heading, rows in tables.items()},
+        notes=(*explanation, "The filters are those of the first seed's dense network."),
+    )
+
+
+def outcome(network: str, results: list[Result], options: argparse.Namespace) -> Outcome:
+    """One network, all seeds."""
+    mine = [result for result in results if result.network == network]
+    series, _, step = network.rpartition(", ")
+    known = series in CRITERIA.values()
+    roles = {"as cut": "cut", "repaired": "repaired", "fine-tuned": "tuned"}
+    return Outcome(
+        network,
+        "dense" if network == "dense" else roles[step] if known else "rival",
+        tuple(result.accuracy for result in mine),
+        tuple(float(result.complexity.macs) for result in mine),
+        tuple(float(result.complexity.params) for result in mine),
+        tuple(float(result.complexity.bytes) for result in mine),
+        seconds=tuple(result.training_seconds for result in mine if result.training_seconds is not None),
+        fraction=options.fraction if known and step == "fine-tuned" else None,
+        series=series if known else "",
+        by_device={
+            device: statistics.mean(result.by_device[device] for result in mine) for device in mine[0].by_device
+        },
+        by_scene={scene: statistics.mean(result.by_scene[scene] for result in mine) for scene in mine[0].by_scene},
+    )
 
 
 @dataclass(frozen=True)
@@ -127,6 +162,7 @@ class Result:
     accuracy: float
     log_loss: float
     by_device: dict[str, float]
+    by_scene: dict[str, float]
     complexity: Complexity
     training_seconds: float | None
 
@@ -139,12 +175,15 @@ class Study:
         self.options = options
         self.seed = seed
         self.results: list[Result] = []
+        self.repairs: dict[str, RepairReport] = {}
         self.example_inputs = torch.zeros(1, *scenes.feature_shape)
         self.calibration = unlabelled_clips(scenes, options.clips, seed)
 
     def train_dense(self) -> SceneClassifier:
         classifier = self.new_classifier(self.seed)
-        self.test("dense", classifier, self.fit("dense", classifier, self.options.epochs, fraction=1.0))
+        with self.run("dense", fraction=1.0) as logger:
+            seconds = self.fit("dense", classifier, self.options.epochs, 1.0, logger)
+            self.results.append(self.test("dense", classifier, seconds, logger))
         return classifier
 
     def prune_and_fine_tune(self, dense: SceneClassifier, criterion: str) -> CosineFilterPruning:
@@ -155,14 +194,20 @@ class Study:
             seed=self.seed,
             calibration=[self.calibration] if criterion == "response" else 16,
         )
-        seconds = self.fit(label, tuned, self.options.finetune_epochs, self.options.fraction, [pruning])
+        fraction = self.options.fraction
+        with self.run(TUNED.format(label), criterion=criterion, fraction=fraction) as logger:
+            seconds = self.fit(label, tuned, self.options.finetune_epochs, fraction, logger, [pruning])
+            last = self.test(TUNED.format(label), tuned, seconds, logger)
         untuned = copy.deepcopy(dense)
         report = apply_plan(untuned, pruning.plans[0], self.example_inputs)
-        self.test(UNTUNED.format(label), untuned, None)
+        with self.run(UNTUNED.format(label), criterion=criterion) as logger:
+            self.results.append(self.test(UNTUNED.format(label), untuned, None, logger))
         start = time.perf_counter()
-        refit_least_squares(untuned, dense, [self.calibration], report=report)
-        self.test(REPAIRED.format(label), untuned, time.perf_counter() - start)
-        self.test(TUNED.format(label), tuned, seconds)
+        self.repairs[criterion] = refit_least_squares(untuned, dense, [self.calibration], report=report)
+        seconds = time.perf_counter() - start
+        with self.run(REPAIRED.format(label), criterion=criterion, repair="least_squares") as logger:
+            self.results.append(self.test(REPAIRED.format(label), untuned, seconds, logger))
+        self.results.append(last)
         return pruning
 
     def reestimate(self, dense: SceneClassifier) -> None:
@@ -170,20 +215,44 @@ class Study:
         network = copy.deepcopy(dense)
         start = time.perf_counter()
         reestimate_batch_norms(network, [self.calibration])
-        self.test(REESTIMATED, network, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        with self.run(REESTIMATED, fraction=1.0) as logger:
+            self.results.append(self.test(REESTIMATED, network, seconds, logger))
 
     def train_from_scratch(self, plan: PruningPlan) -> None:
         classifier = self.new_classifier(self.seed + 1000)
         # Which filters go does not matter in a network that has learned nothing yet; how many go does.
         apply_plan(classifier, plan, self.example_inputs)
-        seconds = self.fit(SCRATCH, classifier, self.options.epochs + self.options.finetune_epochs, fraction=1.0)
-        self.test(SCRATCH, classifier, seconds)
+        with self.run(SCRATCH, fraction=1.0) as logger:
+            epochs = self.options.epochs + self.options.finetune_epochs
+            seconds = self.fit(SCRATCH, classifier, epochs, 1.0, logger)
+            self.results.append(self.test(SCRATCH, classifier, seconds, logger))
+
+    @contextlib.contextmanager
+    def run(
+        self, network: str, *, criterion: str = "none", repair: str = "none", fraction: float = 0.0
+    ) -> Iterator[Any]:
+        """An offline W&B run of one network, where that is asked for; else ``False``, a Trainer without a logger."""
+        if not self.options.wandb:
+            yield False
+            return
+        logger = SafeWandbLogger(
+            name=f"{network}, seed {self.seed}", project=PROJECT, save_dir=self.options.out, offline=True
+        )
+        setting = {"network": network, "criterion": criterion, "repair": repair, "data/fraction": fraction}
+        logger.log_hyperparams({**setting, "seed": self.seed, "scenes": scenes_name(self.options)})
+        try:
+            yield logger
+        finally:
+            logger.experiment.finish()
 
     def new_classifier(self, seed: int) -> SceneClassifier:
         pl.seed_everything(seed, verbose=False)
         _, bands, frames = self.scenes.feature_shape
         network = NETWORKS[self.options.network](len(self.scenes.scene_labels), bands, frames)
-        return SceneClassifier(network, len(self.scenes.scene_labels), self.scenes.devices)
+        return SceneClassifier(
+            network, len(self.scenes.scene_labels), self.scenes.devices, scene_labels=self.scenes.scene_labels
+        )
 
     def fit(
         self,
@@ -191,22 +260,35 @@ class Study:
         classifier: SceneClassifier,
         epochs: int,
         fraction: float,
+        logger: Any,
         callbacks: Iterable[pl.Callback] = (),
     ) -> float:
         pl.seed_everything(self.seed, verbose=False)
-        trainer = new_trainer(max_epochs=epochs, callbacks=[NamedProgress(name), *callbacks])
+        trainer = new_trainer(logger, max_epochs=epochs, callbacks=[NamedProgress(name), *callbacks])
         start = time.perf_counter()
         trainer.fit(classifier, datamodule=open_scenes(self.options, fraction, self.seed))
         return time.perf_counter() - start
 
-    def test(self, network: str, classifier: SceneClassifier, training_seconds: float | None) -> None:
-        trainer = new_trainer(enable_progress_bar=False)
+    def test(
+        self, network: str, classifier: SceneClassifier, training_seconds: float | None, logger: Any = False
+    ) -> Result:
+        trainer = new_trainer(logger, enable_progress_bar=False)
         (metrics,) = trainer.test(classifier, datamodule=self.scenes, verbose=False)
-        prefix = "test/accuracy_device_"
-        by_device = {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
+        by_device, by_scene = (
+            {
+                name.removeprefix(f"test/accuracy_{kind}_"): value
+                for name, value in metrics.items()
+                if name.startswith(f"test/accuracy_{kind}_")
+            }
+            for kind in ("device", "scene")
+        )
         complexity = measure_complexity(classifier, self.example_inputs)
-        measured = metrics["test/accuracy"], metrics["test/log_loss"], by_device, complexity, training_seconds
-        self.results.append(Result(self.seed, network, *measured))
+        if logger:
+            dense = self.results[0].complexity.macs if self.results else complexity.macs
+            costs = {"pruning/macs": complexity.macs, "pruning/params": complexity.params}
+            logger.log_metrics({**costs, "pruning/macs_removed": 1 - complexity.macs / dense}, step=0)
+        measured = metrics["test/accuracy"], metrics["test/log_loss"], by_device, by_scene, complexity
+        return Result(self.seed, network, *measured, training_seconds)
 
 
 def unlabelled_clips(scenes: DCASEScenes, clips: int, seed: int) -> torch.Tensor:
@@ -218,10 +300,10 @@ def unlabelled_clips(scenes: DCASEScenes, clips: int, seed: int) -> torch.Tensor
     return features
 
 
-def new_trainer(**options: Any) -> pl.Trainer:
+def new_trainer(logger: Any = False, **options: Any) -> pl.Trainer:
     return pl.Trainer(
         accelerator="cpu",
-        logger=False,
+        logger=logger,
         enable_checkpointing=False,
         enable_model_summary=False,
         limit_val_batches=0,
@@ -292,25 +374,6 @@ def scenes_name(options: argparse.Namespace) -> str:
     return "SYNTHETIC scenes" if is_synthetic(options) else options.data.resolve().name
 
 
-def summary(results: list[Result]) -> list[list[str]]:
-    rows = [["", "accuracy %", "log loss", "parameters", "MACs (M)", "kB", "seconds"]]
-    for network in networks_of(results):
-        mine = [result for result in results if result.network == network]
-        seconds = [result.training_seconds for result in mine if result.training_seconds is not None]
-        rows.append(
-            [
-                network,
-                spread((100 * result.accuracy for result in mine), 1),
-                spread((result.log_loss for result in mine), 3),
-                spread((result.complexity.params for result in mine), 0),
-                spread((result.complexity.macs / 1e6 for result in mine), 2),
-                spread((result.complexity.bytes / 1e3 for result in mine), 1),
-                spread(seconds, 0) if seconds else "",
-            ]
-        )
-    return rows
-
-
 def paired_differences(results: list[Result]) -> list[list[str]]:
     """How much better or worse than the pruned and fine-tuned network each rival of the same seed is."""
     reference = {
@@ -341,13 +404,6 @@ def accuracy_by_device(results: list[Result]) -> list[list[str]]:
 
 def networks_of(results: list[Result]) -> list[str]:
     return list(dict.fromkeys(result.network for result in results))
-
-
-def spread(values: Iterable[float], digits: int, sign: str = "") -> str:
-    """Mean and, where the values differ, the standard deviation between seeds."""
-    values = list(values)
-    mean = f"{statistics.mean(values):{sign},.{digits}f}"
-    return mean if len(set(values)) == 1 else f"{mean} +- {statistics.stdev(values):,.{digits}f}"
 
 
 def machine() -> str:
@@ -388,6 +444,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help='of each layer, or "redundant" for the published rule (default)',
     )
     add("--seeds", type=positive, default=3, help="how often all is repeated (default: 3)")
+    add("--wandb", action="store_true", help="leave an offline W&B run of each network too")
     add("--out", type=Path, default=Path("runs/quickstart"), help="where everything goes (default: runs/quickstart)")
     options = parser.parse_args(arguments)
     synthetic = is_synthetic(options)

@@ -1,56 +1,254 @@
-"""A page that stands alone, from headings, texts, tables and figures."""
+"""The page of a run: the answer in figures first, then the pictures, then all numbers."""
 
 from __future__ import annotations
 
-import base64
-import io
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from lightning_cosprune.reports.draw_layers import draw_pairs, draw_similarity, draw_widths
+from lightning_cosprune.reports.draw_run import (
+    draw_accuracies,
+    draw_change,
+    draw_curves,
+    draw_fractions,
+    draw_phases,
+    draw_repair,
+    draw_tradeoff,
+)
+from lightning_cosprune.reports.headline import headline_of
+from lightning_cosprune.reports.record import Outcome, PruneRecord, RunRecord
+from lightning_cosprune.reports.tables import csv_text, latex_rows, layer_rows, outcome_rows, skipped_rows
+from lightning_cosprune.reports.theme import css_variables, to_svg
 from lightning_cosprune.reports.viz import import_viz
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["write_html"]
+__all__ = ["Block", "render_report", "write_page", "write_report"]
+
+_OPEN = 3
+"""So many layers are shown at once; the others open at a touch."""
 
 
-def write_html(
-    path: str | os.PathLike[str], title: str, sections: Sequence[tuple[str, str | Figure | Sequence[Sequence[str]]]]
-) -> None:
-    """Write a page that stands alone: no scripts, no links, pictures inside.
+_LARGEST = 1_500_000
+"""Characters of pictures after which the filters of further layers are not drawn; a page stays below 2 MB."""
+
+
+@dataclass
+class Block:
+    """One thing under a heading: words, a table, a picture, or text to copy.
+
+    Attributes:
+        title: Above it, smaller than the heading.
+        text: Words.
+        rows: A table, the header first.
+        picture: An ``<svg>`` element.
+        copy: Text to be copied.
+        beside: A picture that stands beside it where there is room.
+        folded: Whether it opens only at a touch.
+    """
+
+    title: str = ""
+    text: str = ""
+    rows: Sequence[Sequence[str]] = ()
+    picture: str = ""
+    copy: str = ""
+    beside: str = ""
+    folded: bool = False
+
+
+class _Drawer:
+    """Turns figures into elements with names of their own, and counts their characters."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self.drawn = 0
+
+    def __call__(self, drawn: Figure | None, title: str) -> str:
+        if drawn is None:
+            return ""
+        self._count += 1
+        text = to_svg(drawn, f"f{self._count}", title)
+        self.drawn += len(text)
+        return text
+
+
+def write_report(path: str | os.PathLike[str], record: RunRecord) -> None:
+    """Write the page of a run: one file, which asks nobody for anything.
 
     Args:
         path: The file; its folder is made, and it is replaced in one step.
-        title: Of the page.
-        sections: Heading and content: text, a table as rows of cells of which the first is the header, or a figure. A
-            section with an empty heading goes on with the one before.
+        record: What is known of the run; what is not known is left out.
+
+    Raises:
+        ModuleNotFoundError: The extra ``viz`` is not installed.
+        OSError: The file cannot be written; one that was there stays.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from lightning_cosprune import RunRecord, apply_plan, plan_pruning
+        >>> model, inputs = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 2, 3)), torch.zeros(1, 1, 9, 9)
+        >>> report = apply_plan(model, plan_pruning(model, inputs, pruning_ratio=0.5), inputs)
+        >>> write_report("runs/report.html", RunRecord.of([report]))  # doctest: +SKIP
+    """
+    write_page(path, render_report(record))
+
+
+def write_page(path: str | os.PathLike[str], text: str) -> None:
+    """Write a page that is rendered already; see :func:`write_report`."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def render_report(record: RunRecord) -> str:
+    """The page of a run as HTML.
+
+    Args:
+        record: What is known of the run.
+
+    Returns:
+        The text of the page.
 
     Raises:
         ModuleNotFoundError: The extra ``viz`` is not installed.
     """
     jinja2 = import_viz("jinja2")
-    parts: list[dict[str, Any]] = []
-    for heading, content in sections:
-        if isinstance(content, str):
-            parts.append({"heading": heading, "text": content})
-        elif isinstance(content, Sequence):
-            parts.append({"heading": heading, "header": content[0], "rows": content[1:]})
-        else:
-            picture = io.BytesIO()
-            content.savefig(picture, format="png", dpi=110)
-            parts.append({"heading": heading, "picture": base64.b64encode(picture.getvalue()).decode()})
+    draw = _Drawer()
+    sections: list[tuple[str, list[Block]]] = [
+        ("Accuracy and cost", _accuracy(record, draw)),
+        *((_title_of(record, prune), _prune(prune, draw)) for prune in record.prunes),
+        ("Learning", [Block(picture=draw(draw_curves(record), "learning curves"))] if record.curves else []),
+        ("For whom", _groups(record, draw)),
+        ("Time and energy", _phases(record, draw)),
+        ("What kept its filters, and why", [Block(rows=skipped_rows(record))] if skipped_rows(record) else []),
+        *((heading, [Block(rows=rows)]) for heading, rows in record.tables.items()),
+        ("What was run", [Block(rows=[["", ""], *map(list, record.setting.items())])] if record.setting else []),
+        ("To copy", _copies(record)),
+    ]
     templates = jinja2.Environment(
         loader=jinja2.PackageLoader("lightning_cosprune.reports", "."),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = templates.get_template("page.html.jinja")
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    partial.write_text(page.render(title=title, parts=parts), encoding="utf-8")
-    partial.replace(target)
+    page: str = templates.get_template("page.html.jinja").render(
+        title=record.title,
+        headline=headline_of(record),
+        notes=record.notes,
+        sections=[(heading, blocks) for heading, blocks in sections if any(map(_is_filled, blocks))],
+        light=css_variables(dark=False),
+        dark=css_variables(dark=True),
+    )
+    return page
+
+
+def _accuracy(record: RunRecord, draw: _Drawer) -> list[Block]:
+    measured = [outcome for outcome in record.outcomes if outcome.accuracy]
+    table = Block(rows=outcome_rows(record) if record.outcomes else ())
+    if len(measured) < 2:
+        return [table]
+    tradeoff = draw(draw_tradeoff(measured), "accuracy against multiply-accumulates")
+    rivals = Block(
+        picture=tradeoff,
+        beside=draw(draw_accuracies(measured), "accuracy of each network"),
+        text=_reading(measured),
+    )
+    return [rivals, table, Block(picture=draw(draw_fractions(record.outcomes), "accuracy against data"))]
+
+
+def _reading(measured: Sequence[Outcome]) -> str:
+    seeds = max(len(outcome.accuracy) for outcome in measured)
+    costs = [outcome.macs for outcome in measured if outcome.macs]
+    words = f"Means of {seeds} seeds; bars are standard deviations, ticks the seeds." if seeds > 1 else ""
+    apart = " Networks of the same cost are drawn side by side." if len(set(costs)) < len(costs) else ""
+    return (words + apart).strip()
+
+
+def _title_of(record: RunRecord, prune: PruneRecord) -> str:
+    if len(record.prunes) == 1 and prune.report.epoch is None:
+        return "Filters"
+    return f"Filters, pruned at the start of epoch {prune.report.epoch}"
+
+
+def _prune(prune: PruneRecord, draw: _Drawer) -> list[Block]:
+    coupled = any(width.group is not None for width in prune.widths)
+    blocks = [
+        Block(
+            text="Filters before and after." + (" Layers that are joined lose the same filters." if coupled else ""),
+            picture=draw(draw_widths(prune), "filters before and after along the network"),
+            beside=draw(draw_repair(prune), "what each repaired layer computes wrongly"),
+        ),
+        Block(rows=layer_rows(prune), folded=len(prune.report.layers) > _OPEN, title="The layers as a table"),
+    ]
+    removed = {layer.name: layer.pruned_idxs for layer in prune.report.layers}
+    if prune.layers:
+        blocks.append(
+            Block(
+                text="Left, which filters are alike. Right, removed filters (framed red), each beside the kept one "
+                "(blue) that stands for it, and what part of it that explains: the squared cosine of the two."
+            )
+        )
+    left_out = []
+    for place, picture in enumerate(prune.layers):
+        lost = removed[picture.name]
+        if draw.drawn > _LARGEST:
+            left_out.append(picture.name)
+            continue
+        drawn = len(picture.pairs)
+        which = "" if drawn == len(lost) else f"; {drawn} are drawn, from the best explained to the least"
+        blocks.append(
+            Block(
+                title=f"{picture.name}: {len(lost):,} of {picture.filters:,} filters removed{which}",
+                picture=draw(draw_similarity(picture, lost), f"similarity of the filters of {picture.name}"),
+                beside=draw(draw_pairs(picture), f"removed filters of {picture.name} beside their partners"),
+                folded=place >= _OPEN,
+            )
+        )
+    if left_out:
+        blocks.append(Block(text=f"Not drawn, so that the page stays small: {', '.join(left_out)}."))
+    return blocks
+
+
+def _groups(record: RunRecord, draw: _Drawer) -> list[Block]:
+    dense = next((outcome for outcome in record.outcomes if outcome.role == "dense"), None)
+    after = next((outcome for outcome in reversed(record.outcomes) if outcome.role in ("tuned", "repaired")), None)
+    if dense is None or after is None:
+        return []
+    pictures = [
+        draw(draw_change(getattr(dense, kind), getattr(after, kind)), f"accuracy {kind.replace('_', ' ')}")
+        for kind in ("by_scene", "by_device")
+        if len(getattr(dense, kind)) > 1 and getattr(after, kind)
+    ]
+    if not pictures:
+        return []
+    text = f"Accuracy of each scene and recording device: {dense.label}, then {after.label}."
+    return [Block(text=text, picture=pictures[0], beside=pictures[1] if len(pictures) > 1 else "")]
+
+
+def _phases(record: RunRecord, draw: _Drawer) -> list[Block]:
+    source = f"Energy: {record.energy_source}." if record.energy_source else ""
+    picture = draw(draw_phases(record), "seconds and energy by phase")
+    return [Block(text=source, picture=picture)] if picture else []
+
+
+def _copies(record: RunRecord) -> list[Block]:
+    if not record.outcomes:
+        return []
+    return [
+        Block(title="csv, a line a network and seed", copy=csv_text(record), folded=True),
+        Block(title="LaTeX rows", copy=latex_rows(record), folded=True),
+    ]
+
+
+def _is_filled(block: Block) -> bool:
+    return bool(block.rows or block.picture or block.copy or block.text)
