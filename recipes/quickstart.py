@@ -140,6 +140,7 @@ def outcome(network: str, results: list[Result], options: argparse.Namespace) ->
         network,
         "dense" if network == "dense" else roles[step] if known else "rival",
         tuple(result.accuracy for result in mine),
+        tuple(result.log_loss for result in mine),
         tuple(float(result.complexity.macs) for result in mine),
         tuple(float(result.complexity.params) for result in mine),
         tuple(float(result.complexity.bytes) for result in mine),

@@ -83,6 +83,7 @@ def outcomes_of(measured: Measured, reports: Sequence[PruningReport]) -> tuple[t
                 label,
                 role,
                 (metrics[key],) if key else (),
+                tuple(metrics[name] for name in (f"{stage}/log_loss",) if name in metrics),
                 (float(costs.macs),),
                 (float(costs.params),),
                 (float(costs.bytes),),

@@ -27,6 +27,7 @@ class Outcome:
         role: ``"dense"``, ``"cut"``, ``"repaired"``, ``"tuned"`` or ``"rival"``; the first four are what a headline is
             made of.
         accuracy: One number in [0, 1] a seed; empty where it is not known.
+        log_loss: Mean cross-entropy, likewise.
         macs: Multiply-accumulates, one number a seed or one for all.
         params: Stored numbers, likewise.
         bytes: Their memory, likewise.
@@ -41,6 +42,7 @@ class Outcome:
     label: str
     role: str = "rival"
     accuracy: tuple[float, ...] = ()
+    log_loss: tuple[float, ...] = ()
     macs: tuple[float, ...] = ()
     params: tuple[float, ...] = ()
     bytes: tuple[float, ...] = ()
@@ -52,7 +54,7 @@ class Outcome:
     by_device: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("accuracy", "macs", "params", "bytes", "seconds", "latency"):
+        for name in ("accuracy", "log_loss", "macs", "params", "bytes", "seconds", "latency"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
 
 

@@ -15,6 +15,7 @@ __all__ = ["csv_text", "format_outcomes", "latex_rows", "layer_rows", "outcome_r
 
 _COLUMNS: tuple[tuple[str, Callable[[Outcome], Sequence[float]], float, int], ...] = (
     ("accuracy %", lambda outcome: outcome.accuracy, 100, 1),
+    ("log loss", lambda outcome: outcome.log_loss, 1, 3),
     ("MACs (M)", lambda outcome: outcome.macs, 1e-6, 2),
     ("parameters", lambda outcome: outcome.params, 1, 0),
     ("kB", lambda outcome: outcome.bytes, 1e-3, 1),
@@ -29,6 +30,7 @@ CSV_FIELDS = (
     "fraction",
     "seed",
     "accuracy",
+    "log_loss",
     "macs",
     "params",
     "bytes",
@@ -77,7 +79,8 @@ def csv_text(record: RunRecord) -> str:
     writer = csv.writer(written, lineterminator="\n")
     writer.writerow(CSV_FIELDS)
     for outcome in record.outcomes:
-        columns = (outcome.accuracy, outcome.macs, outcome.params, outcome.bytes, outcome.latency, outcome.seconds)
+        costs = (outcome.macs, outcome.params, outcome.bytes, outcome.latency, outcome.seconds)
+        columns = (outcome.accuracy, outcome.log_loss, *costs)
         for seed in range(max(map(len, columns), default=0)):
             cells = [repr(column[min(seed, len(column) - 1)]) if column else "" for column in columns]
             fraction = "" if outcome.fraction is None else repr(outcome.fraction)

@@ -40,7 +40,9 @@ def test_train_prune_fine_tune_compare(tmp_path: Path) -> None:
     assert scratch["params"] < dense["params"]
     assert scratch["macs"] < dense["macs"]
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert page.count("data:image/png") == 3
+    assert page.count("similarity of the filters of network.conv") == 3
+    assert "best rival" in page
+    assert json.loads((out / "record.json").read_text())["version"] == 1
 
 
 @pytest.mark.parametrize(
