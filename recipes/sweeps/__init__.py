@@ -1,0 +1,1 @@
+"""Sweeps over criterion, ratio, repair, share of the data and seed."""
