@@ -245,7 +245,7 @@ class Study:
         try:
             yield logger
         finally:
-            logger.experiment.finish()
+            logger.finish()
 
     def new_classifier(self, seed: int) -> SceneClassifier:
         pl.seed_everything(seed, verbose=False)

@@ -26,7 +26,14 @@ def is_a(logger: Any, name: str) -> bool:
 
 def takes_pictures(loggers: Iterable[Any]) -> bool:
     """Whether one of the loggers shows pictures."""
-    return any(is_a(logger, name) for logger in loggers for name in ("WandbLogger", "TensorBoardLogger"))
+    return any(
+        is_a(logger, "TensorBoardLogger") or (is_a(logger, "WandbLogger") and _keeps(logger)) for logger in loggers
+    )
+
+
+def _keeps(logger: Any) -> bool:
+    """Whether W&B is switched on."""
+    return not getattr(logger.experiment, "disabled", False)
 
 
 def log_setting(loggers: Iterable[Any], setting: Mapping[str, Any]) -> None:

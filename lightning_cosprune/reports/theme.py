@@ -141,10 +141,11 @@ def to_svg(drawn: Figure, prefix: str, title: str) -> str:
     text = written.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r'\s(xmlns(:\w+)?|version)="[^"]*"', "", text).replace("xlink:href", "href")
+    text = re.sub(r'(<image\b[^>]*?)\sid="[^"]*"', r"\1", text)  # equal pictures have one name, which nobody uses
     text = re.sub(r'\bid="', f'id="{prefix}-', text)
     text = re.sub(r'(url\(#|href="#)', rf"\g<1>{prefix}-", text)
     text = re.sub(r"font: ([^;\"]*)px [^;\"]*", r"font-size: \1px", text)
-    text = re.sub(r"\n\s*", "\n", text)
+    text = re.sub(r"\n\s*", "\n", text).replace("base64,\n", "base64,")
     for name, (light, _) in COLOURS.items():
         text = text.replace(light, f"var(--{name})")
     escaped = title.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")

@@ -81,6 +81,12 @@ class SafeWandbLogger(WandbLogger):
             return run
         raise AssertionError("a disabled run cannot fail to begin")
 
+    def finish(self) -> None:
+        """End the run; beside the fit, this is what may wait for W&B or for the disk."""
+        if self._experiment is not None:
+            run, self._experiment = self._experiment, None
+            self._guarded(lambda _: run.finish())
+
     def _guarded(self, method: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         try:
             return method(self, *args, **kwargs)

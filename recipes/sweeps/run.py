@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     trainer.test(classifier, datamodule=scenes, verbose=False)  # the dense network, for the page
     trainer.fit(classifier, datamodule=scenes)
     (metrics,) = trainer.test(classifier, datamodule=scenes, verbose=False)
-    logger.experiment.finish()
+    logger.finish()
     print(f"{name}: {metrics['test/accuracy']:.1%} of the test clips")
 
 

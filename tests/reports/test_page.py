@@ -1,0 +1,107 @@
+import builtins
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from reports.records import record_of, small_network
+
+from lightning_cosprune import RunRecord, write_report
+from lightning_cosprune.reports.page import render_report
+
+
+def test_it_stands_alone_and_escapes_what_it_is_given(tmp_path: Path) -> None:
+    page = tmp_path / "new" / "report.html"
+    record = record_of(small_network())
+    write_report(page, record)
+    text = page.read_text(encoding="utf-8")
+    assert "<h1>Pruning &lt;a network&gt;</h1>" in text
+    assert "<p>1 &lt; 2</p>" in text
+    assert "<td>a &amp; b</td>" in text
+    assert "data:image/png;base64,iVBOR" in text
+    assert "http" not in text
+    assert "<script" not in text
+    assert [path.name for path in page.parent.iterdir()] == ["report.html"]
+    for heading in ("Accuracy and cost", "Filters", "Learning", "For whom", "Time and energy", "More", "To copy"):
+        assert f"<h2>{heading}</h2>" in text
+    assert text == render_report(RunRecord.from_json(record.to_json())), "the same record gives the same page"
+
+
+def test_names_in_the_pictures_do_not_meet() -> None:
+    text = render_report(record_of(small_network()))
+    names = re.findall(r'\bid="([^"]+)"', text)
+    assert len(names) == len(set(names))
+    assert set(re.findall(r"(?:url\(#|href=\"#)([^\")]+)", text)) <= set(names)
+    assert not re.findall(r"(?:fill|stroke): #(?!ffffff)\w{6}", text), "colours are those of the page"
+
+
+def test_a_bare_report_is_a_page_too() -> None:
+    (prune,) = record_of(small_network()).prunes
+    text = render_report(RunRecord.of([prune.report]))
+    assert "filters before and after along the network" in text
+    assert "Accuracy and cost" not in text
+    assert "similarity of the filters" not in text
+
+
+def test_twelve_layers_of_up_to_2048_filters_stay_below_two_megabytes() -> None:
+    widths = (64, 64, 128, 128, 256, 256, 512, 512, 1024, 1024, 2048, 2048)
+    torch.manual_seed(0)
+    # The filters are what is drawn; what they read would only make the test slow.
+    layers = [torch.nn.Conv2d(2, width, 3) for width in widths]
+    from lightning_cosprune.reports.layers import picture_layer
+    from lightning_cosprune.reports.record import PruneRecord
+    from lightning_cosprune.surgery.report import LayerReport, PruningReport
+
+    (bare,) = record_of(small_network(), repair=False).prunes
+    reports = tuple(
+        LayerReport(f"conv{place}", width, width // 2, tuple(range(0, width, 2))) for place, width in enumerate(widths)
+    )
+    report = PruningReport(bare.report.before, bare.report.after, reports, {})
+    pictures = tuple(
+        picture_layer(layer, told.name, told.pruned_idxs) for layer, told in zip(layers, reports, strict=True)
+    )
+    text = render_report(RunRecord(prunes=(PruneRecord(report, None, pictures),)))
+    assert text.count("similarity of the filters of conv") == 12
+    assert len(text.encode()) < 2e6
+    five = render_report(RunRecord(prunes=(PruneRecord(report, None, pictures),) * 5))
+    assert len(five.encode()) < 2e6
+    assert "Not drawn, so that the page stays small: conv" in five
+
+
+def test_a_page_that_was_there_survives_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "report.html"
+    page.write_text("old")
+
+    def full(self: Path, *_: Any, **__: Any) -> None:
+        self.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_report(page, record_of(small_network(), repair=False))
+    assert page.read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_without_the_extra_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real_import = builtins.__import__
+
+    def no_jinja(name: str, *arguments: Any) -> Any:
+        if name.startswith("jinja2"):
+            raise ModuleNotFoundError("No module named 'jinja2'", name="jinja2")
+        return real_import(name, *arguments)
+
+    monkeypatch.setattr("importlib.import_module", no_jinja)
+    with pytest.raises(ModuleNotFoundError, match=r"need jinja2, which comes with the extra `viz`: pip install"):
+        write_report(tmp_path / "report.html", RunRecord())
+    assert not list(tmp_path.iterdir())
+
+
+def test_figures_follow_no_style_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    import matplotlib as mpl
+
+    with mpl.rc_context({"text.usetex": True, "font.size": 40, "axes.facecolor": "pink"}):
+        text = render_report(record_of(small_network(), repair=False))
+        assert mpl.rcParams["font.size"] == 40
+    assert text == render_report(record_of(small_network(), repair=False))
