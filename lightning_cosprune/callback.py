@@ -98,8 +98,9 @@ class CosineFilterPruning(RecordingCallback):
         deployed_as: Data type that bytes are counted in, such as ``"int8"``; that of each tensor where ``None``.
         min_filters: No layer keeps fewer; a mapping likewise.
         report: Path of a page about the run, such as ``"report.html"``, written at the end of the fit and again after a
-            test; it needs the extra ``viz``. A fit with validation data on one process is then validated, beside what
-            it does anyway, as cut, as repaired and, where that was not done before, as dense.
+            test, with the same as ``report.json`` and ``report.csv`` beside it; it needs the extra ``viz``. A network
+            that is fitted on one process, with validation data, is then also validated as cut, as repaired and, where
+            that was not done before, as dense.
 
     Attributes:
         plans: The plan of each prune so far, also of those before the run was resumed from a checkpoint.

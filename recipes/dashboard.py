@@ -95,9 +95,18 @@ def build_sections(keys: set[str]) -> tuple[Sections, dict[str, list[str]]]:
             ),
         ],
         "Layers": [
-            wr.ParallelCoordinatesPlot(
-                title="Part of its filters that each layer lost",
-                columns=[wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric(key)) for key in (*ratios, "test/accuracy")],
+            *(
+                [
+                    wr.ParallelCoordinatesPlot(
+                        title="Part of its filters that each layer lost",
+                        columns=[
+                            wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric(key))
+                            for key in (*ratios, "test/accuracy")
+                        ],
+                    )
+                ]
+                if ratios
+                else []
             ),
             *([wr.MediaBrowser(title="Filters", media_keys=pictures)] if pictures else []),
         ],

@@ -99,7 +99,7 @@ def write_report(path: str | os.PathLike[str], record: RunRecord) -> None:
 
 
 def write_page(path: str | os.PathLike[str], text: str) -> None:
-    """Write a page that is rendered already; see :func:`write_report`."""
+    """Write a text, such as a page that is rendered already; see :func:`write_report`."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")

@@ -23,7 +23,7 @@ from lightning_cosprune.reports.measured import Measured, outcomes_of
 from lightning_cosprune.reports.page import render_report, write_page
 from lightning_cosprune.reports.record import Event, LayerPicture, Phase, PruneRecord, RunRecord, Width
 from lightning_cosprune.reports.setting import data_fraction, setting_of
-from lightning_cosprune.reports.tables import format_outcomes
+from lightning_cosprune.reports.tables import csv_text, format_outcomes
 from lightning_cosprune.reports.timing import seconds_of_passes
 from lightning_cosprune.reports.viz import import_viz
 from lightning_cosprune.surgery.report import PruningReport
@@ -163,14 +163,19 @@ class Recorder:
             cut = {layer.name for layer in report.layers}
             pictures = tuple(picture for picture in self._pictures if picture.name in cut)
             self._prunes.append(PruneRecord(report, repair, pictures, widths))
-            if self._dense is not None:
-                self.measured.latency = seconds_of_passes([self._dense, target], inputs)
-                self._dense = None
         epoch = float(trainer.current_epoch)
         self._events.append(Event(epoch, "pruned" if repair is None else "pruned and repaired"))
         self._reports.append(report)
         log_steps(trainer.loggers, self._reports[0].before, self._reports, trainer.global_step)
+        self._time(target, inputs)
         self.phase("fine-tuning")
+
+    @_at_most_a_warning("The time of a pass")
+    def _time(self, target: nn.Module, inputs: Any) -> None:
+        dense, self._dense = self._dense, None
+        if dense is not None:
+            self.phase("reporting")
+            self.measured.latency = seconds_of_passes([dense, target], inputs)
 
     def note(self, trainer: Trainer) -> None:
         """Keep the metrics of this moment; every process is asked, because some are computed by all together."""
@@ -230,6 +235,8 @@ class Recorder:
             if self.path is not None:
                 page = render_report(record)
                 write_page(self.path, page)
+                write_page(self.path.with_suffix(".json"), record.to_json())
+                write_page(self.path.with_suffix(".csv"), csv_text(record))
                 table = format_outcomes(record)
                 rank_zero_info(f"{table}\nReport: {self.path}" if table else f"Report: {self.path}")
         finally:

@@ -132,6 +132,68 @@ BEHIND: dict[str, dict[str, list[str]]] = {
         "`CPMobile`": ["models/test_cp_mobile.py::test_counts_as_published"],
         "`YAMNet`": ["models/test_yamnet.py::test_counts_as_published"],
     },
+    "report.md": {
+        "what went, in figures": ["reports/test_tables.py::test_the_headline_is_the_answer"],
+        "time of a pass": ["reports/test_recording.py::test_a_fit_leaves_a_page_with_all_that_it_knows"],
+        "accuracy dense, as cut, repaired, after the fit": [
+            "reports/test_recording.py::test_a_fit_leaves_a_page_with_all_that_it_knows",
+            "reports/test_recording.py::test_tests_before_and_after_the_fit_are_compared",
+            "reports/test_recording.py::test_training_is_the_same_with_a_page_and_without",
+        ],
+        "filters before and after along the network, coupled layers joined": [
+            "reports/test_recording.py::test_a_fit_leaves_a_page_with_all_that_it_knows",
+            "reports/test_layers.py::test_coupled_layers_are_in_one_group",
+        ],
+        "how alike the filters of a layer are, beside their dendrogram": [
+            "reports/test_layers.py::test_the_tree_joins_copies_first_and_the_heat_map_follows_it",
+            "reports/test_browser.py::test_a_browser_shows_all_of_it",
+        ],
+        "removed filters beside the kept ones that stand for them": [
+            "reports/test_layers.py::test_partners_are_the_nearest_kept_filters_and_explain_the_squared_cosine",
+        ],
+        "what each repaired layer computes wrongly": [
+            "reports/test_page.py::test_it_stands_alone_and_escapes_what_it_is_given",
+        ],
+        "learning curves with the prune marked": [
+            "reports/test_recording.py::test_a_fit_leaves_a_page_with_all_that_it_knows",
+        ],
+        "accuracy of each scene and device, before and after": [
+            "reports/test_recording.py::test_a_fit_leaves_a_page_with_all_that_it_knows",
+        ],
+        "time by phase, energy by phase": ["reports/test_energy.py::test_phases_sum_to_the_whole"],
+        "what kept its filters, and why": ["reports/test_wandb.py::test_pictures_are_pictures_and_tables_have_rows"],
+        "csv and LaTeX rows to copy": [
+            "reports/test_tables.py::test_the_csv_has_a_line_a_network_and_seed",
+            "reports/test_tables.py::test_latex_rows_are_escaped",
+        ],
+        "`pruning/macs`, `pruning/params`, `pruning/bytes`": [
+            "reports/test_recording.py::test_scalars_reach_every_logger",
+            "reports/test_wandb.py::test_offline_runs_hold_every_number",
+        ],
+        "`pruning/macs_removed`, ...": ["reports/test_wandb.py::test_offline_runs_hold_every_number"],
+        "`pruning/ratio/<layer>`": ["reports/test_wandb.py::test_offline_runs_hold_every_number"],
+        "`criterion`, `repair`, `data/fraction` in the config": [
+            "reports/test_wandb.py::test_offline_runs_hold_every_number",
+            "recipes/test_collect.py::test_runs_become_a_csv_and_a_page",
+        ],
+        "`pruning/similarity/<layer>`, `pruning/filters/<layer>`, `pruning/widths`, `pruning/learning`, ...": [
+            "reports/test_wandb.py::test_pictures_are_pictures_and_tables_have_rows",
+        ],
+        "`pruning/tables/networks`, `.../layers`, `.../skipped`, `.../phases`": [
+            "reports/test_wandb.py::test_pictures_are_pictures_and_tables_have_rows",
+        ],
+        "`energy/kwh`, `energy/kg_co2`, `energy/<phase>/kwh`": [
+            "reports/test_energy.py::test_numbers_reach_the_logger"
+        ],
+        "artifacts `pruning-<run>` and `pruned-network-<run>`": [
+            "reports/test_wandb.py::test_plan_record_and_network_go_with_the_run",
+        ],
+        "no connection when the run begins": ["reports/test_wandb.py::test_a_dead_connection_keeps_the_run_offline"],
+        "no connection at the end": ["reports/test_wandb.py::test_a_dead_connection_keeps_the_run_offline"],
+        "a full disk": ["reports/test_wandb.py::test_a_full_disk"],
+        "`WANDB_MODE=disabled`": ["reports/test_wandb.py::test_switched_off"],
+        "wandb is not installed": ["reports/test_wandb.py::test_without_wandb_the_fit_is_the_same"],
+    },
     "prune.md": {
         # In which order
         "`setup`": [
