@@ -147,7 +147,7 @@ def outcome_of(runs: Sequence[Run]) -> Outcome:
         numbers("pruning/params"),
         numbers("pruning/bytes"),
         fraction=float(fraction) if trained else None,
-        series="" if dense or criterion == "none" else criterion if repair == "none" else f"{criterion}, {repair}",
+        series="" if dense or criterion == "none" else f"{criterion}, {told[0]}" if trained and told[0] else criterion,
         by_device=grouped("test/accuracy_device_"),
         by_scene=grouped("test/accuracy_scene_"),
     )

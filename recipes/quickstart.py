@@ -286,7 +286,7 @@ class Study:
         complexity = measure_complexity(classifier, self.example_inputs)
         if logger:
             dense = self.results[0].complexity.macs if self.results else complexity.macs
-            costs = {"pruning/macs": complexity.macs, "pruning/params": complexity.params}
+            costs = {f"pruning/{cost}": getattr(complexity, cost) for cost in ("macs", "params", "bytes")}
             logger.log_metrics({**costs, "pruning/macs_removed": 1 - complexity.macs / dense}, step=0)
         measured = metrics["test/accuracy"], metrics["test/log_loss"], by_device, by_scene, complexity
         return Result(self.seed, network, *measured, training_seconds)

@@ -195,7 +195,8 @@ def draw_fractions(outcomes: Sequence[Outcome]) -> Figure | None:
             by_series.setdefault(outcome.series or outcome.label, {}).setdefault(outcome.fraction, []).extend(
                 outcome.accuracy
             )
-    if len({fraction for points in by_series.values() for fraction in points}) < 2:
+    by_series = {series: points for series, points in by_series.items() if len(points) > 1}
+    if not by_series:
         return None
     with styled():
         drawn = figure(3.1)
@@ -216,7 +217,7 @@ def draw_fractions(outcomes: Sequence[Outcome]) -> Figure | None:
         axes.set_xlabel("share of the training data after the cut, %")
         axes.set_ylabel("accuracy, %")
         axes.grid(axis="y")
-        drawn.legend(loc="outside lower center", ncols=3, handlelength=1.2)
+        drawn.legend(loc="outside lower center", ncols=2, handlelength=1.2)
     return drawn  # type: ignore[no-any-return]
 
 

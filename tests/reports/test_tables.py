@@ -21,7 +21,7 @@ def test_columns_of_which_nothing_is_known_are_left_out() -> None:
 
 def test_the_csv_has_a_line_a_network_and_seed() -> None:
     lines = list(csv.DictReader(io.StringIO(csv_text(record_of(small_network())))))
-    assert len(lines) == 6 * 3
+    assert len(lines) == 7 * 3
     assert [line["accuracy"] for line in lines[:3]] == ["0.8", "0.8200000000000001", "0.79"]
     assert {line["macs"] for line in lines if line["role"] == "dense"} == {lines[0]["macs"]}
     assert [line["seed"] for line in lines[:3]] == ["0", "1", "2"]
