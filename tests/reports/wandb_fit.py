@@ -39,4 +39,5 @@ def main(mode: str, folder: str, *plain: str) -> None:
     sys.stdout.write("finished\n")
 
 
-main(*sys.argv[1:])
+if __name__ == "__main__":
+    main(*sys.argv[1:])
