@@ -38,15 +38,15 @@ lowest:
 	rm -rf build/lowest
 	$(PYTHON) -m venv build/lowest
 	build/lowest/bin/python -m pip install --quiet "pip>=25.1"
-	build/lowest/bin/python .ci/lower_bounds.py viz cli > build/lowest/constraints.txt
-	build/lowest/bin/python -m pip install --quiet --constraint build/lowest/constraints.txt --group test --editable ".[viz,cli]"
+	build/lowest/bin/python .ci/lower_bounds.py viz cli wandb energy > build/lowest/constraints.txt
+	build/lowest/bin/python -m pip install --quiet --constraint build/lowest/constraints.txt --group test --editable ".[viz,cli,wandb,energy]"
 	SETUPTOOLS_USE_DISTUTILS=stdlib build/lowest/bin/python -m pytest -n auto -W default $(ARGS)
 
 newest:
 	rm -rf build/newest
 	$(PYTHON) -m venv build/newest
 	build/newest/bin/python -m pip install --quiet "pip>=25.1"
-	build/newest/bin/python -m pip install --quiet --upgrade --group test --editable ".[viz,cli,tflite]"
+	build/newest/bin/python -m pip install --quiet --upgrade --group test --editable ".[viz,cli,tflite,wandb,energy]"
 	build/newest/bin/python -m pytest -n auto $(ARGS)
 
 # The stamp is written last: an interrupted installation is done again, a finished one takes no time.
