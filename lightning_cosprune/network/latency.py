@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +84,14 @@ class Latency:
 
 @dataclass(frozen=True)
 class Contender:
-    """Something to time: ``prepare`` is called before each round, untimed."""
+    """Something to time: ``prepare`` is called before each round, untimed.
+
+    Where it works elsewhere than on the processor, ``finish`` waits for it.
+    """
 
     run: Callable[[], Any]
     prepare: Callable[[], Any] = lambda: None
+    finish: Callable[[], Any] | None = None
 
 
 def measure_latency(
@@ -100,7 +105,8 @@ def measure_latency(
 ) -> Latency:
     """Time ``model`` on ``example_inputs``, in evaluation mode and without gradients.
 
-    With one thread the processor's time is taken, not the clock's, so that what else the machine does counts little.
+    With one thread the processor's time is taken, not the clock's, so that what else the machine does counts little;
+    of what runs on a GPU the clock's, until it is done.
     Two networks are timed in turns, some ten milliseconds each, so that a machine that slows down slows both.
 
     Args:
@@ -178,7 +184,15 @@ def time_interleaved(contenders: Sequence[Contender], *, threads: int = 1, secon
     Returns:
         ``(contenders, rounds)``; five rounds at least.
     """
-    clock = time.process_time if threads == 1 else time.perf_counter
+    waits = [one.finish for one in contenders if one.finish is not None]
+    clock = time.process_time if threads == 1 and not waits else time.perf_counter
+
+    def passes(one: Contender, count: int) -> None:
+        for _ in range(count):
+            one.run()
+        if one.finish is not None:
+            one.finish()
+
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -186,10 +200,9 @@ def time_interleaved(contenders: Sequence[Contender], *, threads: int = 1, secon
             calls = []
             for one in contenders:
                 one.prepare()
-                for _ in range(_WARM_UP):
-                    one.run()
+                passes(one, _WARM_UP)
                 start = clock()
-                one.run()
+                passes(one, 1)
                 calls.append(max(1, round(_BLOCK / max(clock() - start, 1e-7))))
             rounds: list[list[float]] = []
             until = clock() + seconds
@@ -197,10 +210,9 @@ def time_interleaved(contenders: Sequence[Contender], *, threads: int = 1, secon
                 rounds.append([])
                 for one, count in zip(contenders, calls, strict=True):
                     one.prepare()
-                    one.run()  # what the other one left in the caches is no matter of this one
+                    passes(one, 1)  # what the other one left in the caches is no matter of this one
                     start = clock()
-                    for _ in range(count):
-                        one.run()
+                    passes(one, count)
                     rounds[-1].append((clock() - start) / count)
     finally:
         torch.set_num_threads(before)
@@ -233,7 +245,9 @@ def contender(model: nn.Module, example_inputs: Any, backend: str, threads: int)
     args, kwargs = as_call(
         tree_map(_in_channels_last, example_inputs) if backend == "channels_last" else example_inputs
     )
-    return Contender(lambda: model(*args, **kwargs), then.restore)
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    finish = partial(torch.cuda.synchronize, device) if device.type == "cuda" else None
+    return Contender(lambda: model(*args, **kwargs), then.restore, finish)
 
 
 def _in_channels_last(leaf: Any) -> Any:

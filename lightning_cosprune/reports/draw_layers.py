@@ -142,21 +142,17 @@ def _wide(picture: LayerPicture) -> float:
 def _draw_explained(axes: Any, picture: LayerPicture) -> None:
     bins = np.linspace(0, 1, 21)
     one_tap = int(np.prod(picture.kernel or (1,))) == 1
-    axes.hist(picture.explained, bins, color=colour_of("kept"), alpha=0.85, label="" if one_tap else "its prototype")
+    axes.hist(picture.explained, bins, color=colour_of("kept"), alpha=0.85, label="by one")
+    outlined = [(picture.together, "series2", "by all kept")]
     if not one_tap:
-        axes.hist(
-            picture.by_weights,
-            bins,
-            histtype="step",
-            color=colour_of("series1"),
-            linewidth=1.4,
-            label="all its weights",
-        )
-        axes.legend(loc="upper left", ncols=2, borderpad=0, handlelength=1.2, bbox_to_anchor=(0, 1.28), columnspacing=1)
+        outlined.append((picture.by_weights, "series1", "by one, all its weights"))
+    for values, colour, label in outlined:
+        axes.hist(values, bins, histtype="step", color=colour_of(colour), linewidth=1.4, label=label)
+    axes.legend(loc="upper left", ncols=3, borderpad=0, handlelength=1.2, bbox_to_anchor=(0, 1.28), columnspacing=1)
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter(import_viz("matplotlib.ticker").PercentFormatter(1))
     axes.yaxis.get_major_locator().set_params(integer=True, nbins=3)
-    axes.set_xlabel("explained by the filter that stands for it")
+    axes.set_xlabel("explained by what stands for it")
     axes.set_ylabel("removed")
     axes.grid(axis="y")
     axes.spines["left"].set_visible(False)

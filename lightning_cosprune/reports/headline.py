@@ -42,7 +42,7 @@ def headline_of(record: RunRecord) -> Headline:
             ("multiply-accumulates", "macs", ((1e9, "G"), (1e6, "M"), (1e3, "k"))),
             ("parameters", "params", ((1e6, "M"), (1, ""))),
             ("memory", "bytes", ((1e6, "MB"), (1e3, "kB"))),
-            ("time of a pass, at best", "latency", ((1, "s"), (1e-3, "ms"))),
+            ("time of a pass", "latency", ((1, "s"), (1e-3, "ms"))),
         ):
             old, new = getattr(dense, field), getattr(after, field)
             if old and new and statistics.mean(old):

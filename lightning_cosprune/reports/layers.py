@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lightning_cosprune.network.channels import channel_groups
 from lightning_cosprune.network.layers import has_filters, layer_weight, num_filters
 from lightning_cosprune.ranking.filters import filter_vectors
+from lightning_cosprune.ranking.partners import find_partners
 from lightning_cosprune.ranking.similarity import cosine_similarity
 from lightning_cosprune.reports.record import LayerPicture, Pair, RunRecord, Width
 from lightning_cosprune.reports.viz import import_viz
@@ -55,8 +56,8 @@ def picture_layer(module: nn.Module, name: str, pruned_idxs: Sequence[int]) -> L
     vectors = filter_vectors(weight).float()
     filters = len(weight)
     removed = sorted(pruned_idxs)
-    kept = [idx for idx in range(filters) if idx not in set(removed)]
-    partners, cosines = _partners(vectors, removed, kept)
+    found = find_partners(vectors, removed)
+    partners, cosines = found.idxs.tolist(), found.cosine.tolist()
     flat = torch.nn.functional.normalize(weight.flatten(1), dim=1)
     by_weights = (flat[removed] * flat[partners]).sum(dim=1).clamp_min(0).square()
 
@@ -87,8 +88,9 @@ def picture_layer(module: nn.Module, name: str, pruned_idxs: Sequence[int]) -> L
         tree=tree,
         cells=len(heat),
         similarity=base64.b64encode((heat * 127).round().clip(-127, 127).astype(np.int8).tobytes()).decode(),
-        explained=tuple(round(max(cosine, 0.0) ** 2, 4) for cosine in cosines),
+        explained=tuple(round(share, 4) for share in found.explained.tolist()),
         by_weights=tuple(round(share, 4) for share in by_weights.tolist()),
+        together=tuple(round(share, 4) for share in found.together.tolist()),
         pairs=pairs,
     )
 
@@ -128,19 +130,6 @@ def with_pictures(record: RunRecord, dense: nn.Module, example_inputs: Any = Non
     ]
     drawn = tuple(picture_layer(modules[layer.name], layer.name, layer.pruned_idxs) for layer in first.report.layers)
     return replace(record, prunes=(replace(first, layers=drawn, widths=tuple(widths)), *record.prunes[1:]))
-
-
-def _partners(vectors: Tensor, removed: list[int], kept: list[int]) -> tuple[list[int], list[float]]:
-    """The kept filter that is most similar to each removed one, and the cosine of the two."""
-    unit = torch.nn.functional.normalize(vectors, dim=1)
-    partners: list[int] = []
-    cosines: list[float] = []
-    standing = unit[kept].T
-    for block in torch.tensor(removed, dtype=torch.long).split(1024):
-        best, place = (unit[block] @ standing).max(dim=1)
-        partners += [kept[i] for i in place.tolist()]
-        cosines += best.clamp(-1, 1).tolist()
-    return partners, cosines
 
 
 def _dendrogram(similarity: Any) -> tuple[Any, tuple[tuple[float, ...], ...]]:

@@ -97,6 +97,7 @@ class LayerPicture:
         explained: For each removed filter, in ascending order, the squared cosine to its partner: what part of its
             vector a multiple of the partner's is; 0 where the cosine is negative.
         by_weights: The same of all weights of the two.
+        together: The squared multiple correlation of its vector with those of all kept filters.
         pairs: Some of the removed filters beside their partners, from the best explained to the least.
     """
 
@@ -109,6 +110,7 @@ class LayerPicture:
     similarity: str
     explained: tuple[float, ...]
     by_weights: tuple[float, ...]
+    together: tuple[float, ...]
     pairs: tuple[Pair, ...]
 
 

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import nn
 
+from lightning_cosprune.network.latency import measure_latency
 from lightning_cosprune.network.layers import num_filters
 from lightning_cosprune.planning.plan import PruningPlan
 from lightning_cosprune.repair.report import RepairReport
@@ -24,7 +25,6 @@ from lightning_cosprune.reports.page import render_report, write_page
 from lightning_cosprune.reports.record import Event, LayerPicture, Phase, PruneRecord, RunRecord, Width
 from lightning_cosprune.reports.setting import data_fraction, setting_of
 from lightning_cosprune.reports.tables import csv_text, format_outcomes
-from lightning_cosprune.reports.timing import seconds_of_passes
 from lightning_cosprune.reports.viz import import_viz
 from lightning_cosprune.surgery.report import PruningReport
 
@@ -175,7 +175,9 @@ class Recorder:
         dense, self._dense = self._dense, None
         if dense is not None:
             self.phase("reporting")
-            self.measured.latency = seconds_of_passes([dense, target], inputs)
+            found = measure_latency(target, inputs, beside=dense, seconds=1.0)
+            assert found.ratio is not None
+            self.measured.latency = [found.median / found.ratio, found.median]
 
     def note(self, trainer: Trainer) -> None:
         """Keep the metrics of this moment; every process is asked, because some are computed by all together."""
