@@ -1,0 +1,106 @@
+"""Files that are there whole or not at all, and a full disk that is told as one."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextlib.contextmanager
+def written_beside(target: Path, *, to_disk: bool = True) -> Iterator[IO[bytes]]:
+    """A file that takes the place of ``target`` once it is whole.
+
+    Args:
+        target: Where it goes; its folder is there.
+        to_disk: Whether the name waits until the disk has the bytes, so that a machine that goes down takes nothing
+            along. For thousands of small files that are verified afterwards anyway it costs too much.
+
+    Yields:
+        What to write into, ``<target>.part``. Whatever raises within leaves ``target`` as it was and no other file.
+    """
+    partial = target.with_name(f"{target.name}.part")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            if to_disk:
+                os.fsync(file.fileno())
+        partial.replace(target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def telling_full_disk(folder: Path, owner: str, needed: int | None = None, again: str = "") -> Iterator[None]:
+    """Let an error say so where the disk is full: where, how much is missing, what to do.
+
+    Args:
+        folder: What is written to.
+        owner: Who writes, the beginning of the error.
+        needed: Bytes that all of it takes, where that is known.
+        again: What a rerun does.
+
+    Raises:
+        OSError: With the system's own number, where the disk or a quota is full; other errors pass as they are.
+
+    Yields:
+        Nothing.
+    """
+    try:
+        yield
+    except Exception as error:
+        found = full_disk(error)
+        if found is None:
+            raise
+        wanted = "room" if needed is None else f"room for {in_words(needed)}"
+        raise OSError(
+            found.errno,
+            f"{owner}: expected {wanted} in {folder}, found {in_words(free_bytes(folder))} free "
+            f"({found.strerror or found}). Make room there or choose another folder{f'; {again}' if again else ''}.",
+        ) from error
+
+
+def full_disk(error: BaseException | None) -> OSError | None:
+    """The error of the system that says that a disk or a quota is full, if that is what is behind ``error``.
+
+    Returns:
+        It, or ``None``.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def free_bytes(folder: Path) -> int:
+    """Free space for files in ``folder``, or in the nearest folder above it that is there.
+
+    Returns:
+        Bytes.
+    """
+    folder = folder.absolute()
+    return shutil.disk_usage(next(one for one in (folder, *folder.parents) if one.exists())).free
+
+
+def in_words(size: int) -> str:
+    """A number of bytes for a message.
+
+    Returns:
+        With a unit of at most three digits before it.
+    """
+    amount = float(size)
+    for unit in ("bytes", "kB", "MB"):
+        if amount < 1000:
+            return f"{amount:.4g} {unit}"
+        amount /= 1000
+    return f"{amount:.4g} GB"
