@@ -54,6 +54,14 @@ def check_strategy(trainer: Trainer, pl_module: LightningModule) -> None:
             "found one that shards it. Prune first, then shard: run the prune in a `fit` on one process, or with "
             "`apply_plan`, and give the smaller network to the sharded `fit`."
         )
+    # On one process too: it is not the one that called `fit`.
+    if getattr(strategy, "_start_method", "popen") != "popen" and not isinstance(pl_module, PrunableMixin):
+        raise ValueError(
+            f"`CosineFilterPruning` with processes started by {strategy._start_method!r}: expected a LightningModule "
+            f"with `PrunableMixin`, found {type(pl_module).__name__}. After training the smaller weights go back into "
+            "the dense module of the process that called `fit`. Write "
+            f'`class {type(pl_module).__name__}(PrunableMixin, LightningModule)`, or use `strategy="ddp"`.'
+        )
     if trainer.world_size == 1:
         return
     if name != "DDPStrategy":
@@ -73,13 +81,6 @@ def check_strategy(trainer: Trainer, pl_module: LightningModule) -> None:
             "`CosineFilterPruning` with `SyncBatchNorm` on many processes: expected batch norms of each process's own, "
             "because a prune with synchronised ones has not been tested. Leave out `sync_batchnorm=True`, or prune on "
             "one process with `apply_plan` before."
-        )
-    if strategy._start_method != "popen" and not isinstance(pl_module, PrunableMixin):
-        raise ValueError(
-            f"`CosineFilterPruning` with processes started by {strategy._start_method!r}: expected a LightningModule "
-            f"with `PrunableMixin`, found {type(pl_module).__name__}. After training the smaller weights go back into "
-            "the dense module of the process that called `fit`. Write "
-            f'`class {type(pl_module).__name__}(PrunableMixin, LightningModule)`, or use `strategy="ddp"`.'
         )
 
 

@@ -230,6 +230,15 @@ def test_strategies(strategy, module, message):
         CosineFilterPruning().setup(trainer, module(), "fit")
 
 
+@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork", "ddp_notebook"])
+def test_one_process_that_is_started_gives_its_weights_back_like_many(strategy):
+    options = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False}
+    with pytest.raises(ValueError, match="expected a LightningModule with `PrunableMixin`, found UsersModule"):
+        CosineFilterPruning().setup(pl.Trainer(strategy=strategy, **options), UsersModule(), "fit")
+    CosineFilterPruning().setup(pl.Trainer(strategy=strategy, **options), Prunable(), "fit")
+    CosineFilterPruning().setup(pl.Trainer(strategy="ddp", **options), UsersModule(), "fit")
+
+
 @pytest.mark.parametrize("name", ["FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy"])
 def test_strategies_that_shard_are_refused_by_name(name, monkeypatch):
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
