@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch.utils.data import Sampler
 
@@ -47,8 +48,11 @@ class SeededShuffle(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         if not self.shuffle:
             return iter(self.rows)
-        # The generator mixes its seed well enough only within 64 bits; a pair of numbers needs room for both.
-        generator = torch.Generator().manual_seed((self.seed << 24) + self.epoch & 0x7FFF_FFFF_FFFF_FFFF)
+        # PyTorch's generator on the CPU reads 32 bits of its seed, so both numbers are mixed into them. They are given
+        # to NumPy in words of 32 bits because it runs numbers of any other length together.
+        words = [self.seed % 2**32, self.seed // 2**32 % 2**32, self.epoch]
+        (mixed,) = np.random.SeedSequence(words).generate_state(1).tolist()
+        generator = torch.Generator().manual_seed(mixed)
         order = torch.randperm(len(self.rows), generator=generator).tolist()
         self.epoch += 1
         return iter([self.rows[position] for position in order])

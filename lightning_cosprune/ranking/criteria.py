@@ -17,6 +17,7 @@ from lightning_cosprune.ranking.directions import (
     smaller_gram,
     to_working_precision,
 )
+from lightning_cosprune.ranking.draws import seeded_generator
 from lightning_cosprune.ranking.filters import Weight, coupled_layers, filter_rows
 
 if TYPE_CHECKING:
@@ -151,8 +152,7 @@ def random(weight: Weight, seed: int = 0) -> Float[Tensor, " filters"]:
         One score per filter, all different.
     """
     layer = coupled_layers(weight)[0]
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randperm(len(layer), generator=generator).to(layer.device, torch.float64)
+    return torch.randperm(len(layer), generator=seeded_generator(seed)).to(layer.device, torch.float64)
 
 
 SCORES: dict[str, Callable[..., Tensor]] = {

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_cosprune.ranking.directions import BLOCK, in_full_precision, unit_rows
+from lightning_cosprune.ranking.draws import seeded_generator
 from lightning_cosprune.ranking.introsort import numpy1_argsort
 
 if TYPE_CHECKING:
@@ -238,7 +239,7 @@ def _column_order(unit: Float[Tensor, "filters dim"], choose: str, seed: int) ->
     shares = torch.ones(filters, dtype=torch.float64)
     if choose == "leverage":
         shares = _leverage(unit).double().cpu().clamp_min_(1e-12)
-    draws = torch.rand(filters, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    draws = torch.rand(filters, dtype=torch.float64, generator=seeded_generator(seed))
     # Sorting u ** (1 / share) draws without replacement in proportion to the shares (Efraimidis and Spirakis, 2006).
     return (draws.log() / shares).argsort(descending=True, stable=True).to(unit.device)
 

@@ -23,6 +23,12 @@ def test_a_resumed_run_goes_on_with_the_order_of_its_epoch() -> None:
     assert [list(resumed), list(resumed)] == epochs[2:]
 
 
+def test_every_seed_and_epoch_has_an_order_of_its_own() -> None:
+    seeds = [0, 1, 2, 255, 256, 257, 512, 2**16, 2**24, 2**32, 2**40, 10**15, -1]
+    samplers = [SeededShuffle(range(50), seed=seed) for seed in seeds]
+    assert len({tuple(sampler) for _ in range(3) for sampler in samplers}) == 3 * len(seeds)
+
+
 @pytest.mark.parametrize("rows", [[7, 3, 9], []])
 def test_unshuffled_rows_keep_their_order(rows: list[int]) -> None:
     sampler = SeededShuffle(rows, shuffle=False)
