@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map
 from tqdm.auto import tqdm
 
 from lightning_cosprune.network.channels import ChannelGraph, ChannelGroup
-from lightning_cosprune.network.complexity import measure_complexity
+from lightning_cosprune.network.complexity import Complexity, measure_complexity
 from lightning_cosprune.network.forward import outside_inference_mode
 from lightning_cosprune.network.latency import FAST_BLOCK
 from lightning_cosprune.network.layers import is_depthwise, is_layer, layer_weight, num_filters
@@ -20,7 +20,7 @@ from lightning_cosprune.network.pruners import RefusedError, Replacement
 from lightning_cosprune.network.rollback import Snapshot
 from lightning_cosprune.ranking.filters import filter_vectors
 from lightning_cosprune.ranking.partners import find_partners
-from lightning_cosprune.surgery.optim import check_optimizers, rebind_optimizers
+from lightning_cosprune.surgery.optim import Bindings, check_optimizers, rebind_optimizers
 from lightning_cosprune.surgery.report import LayerReport, PruningReport
 from lightning_cosprune.surgery.trial import Trial
 
@@ -63,16 +63,32 @@ def apply_plan(
         layer is in one of the two.
 
     Raises:
-        ValueError: The plan does not fit the model, an optimizer's state cannot be cut, or nothing can be removed;
-            nothing is changed then.
+        ValueError: The plan does not fit the model, an optimizer's state cannot be cut, or nothing can be removed.
+            Nothing is changed then, nor by anything else that is raised, such as an interrupt from the keyboard.
     """
-    modules = dict(model.named_modules())
-    _check_plan(plan, modules)
+    _check_plan(plan, dict(model.named_modules()))
     check_optimizers(optimizers)
     example_inputs = tree_map(outside_inference_mode, example_inputs)
     before = measure_complexity(model, example_inputs)
-    filters = {name: num_filters(module) for name, module in modules.items() if is_layer(module)}
+    dense, bound = Snapshot(model), Bindings(optimizers)
+    try:
+        return _carry_out(model, plan, example_inputs, optimizers, allow_unpruned, before)
+    except BaseException:  # an interrupt between two cuts too, after which the caller may go on or save
+        dense.restore()
+        bound.restore()
+        raise
 
+
+def _carry_out(
+    model: nn.Module,
+    plan: PruningPlan,
+    example_inputs: Any,
+    optimizers: Sequence[Optimizer],
+    allow_unpruned: bool,
+    before: Complexity,
+) -> PruningReport:
+    modules = dict(model.named_modules())
+    filters = {name: num_filters(module) for name, module in modules.items() if is_layer(module)}
     # Reading a weight that is computed may change what it is computed from; such layers are refused below.
     weights = {
         name: layer_weight(modules[name]).detach()
@@ -214,6 +230,7 @@ class _Surgery:
         except Exception as error:  # Torch-Pruning and the network may fail in any way; the answer is always to undo.
             before.restore()
             raise RefusedError(f"it cannot be cut: {type(error).__name__}: {error}") from error
+        # What is no `Exception`, such as an interrupt, is undone by `apply_plan` with all cuts before.
         self.replacements += replacements
         for removal in removals:
             for name, idxs in removal.outputs.items():

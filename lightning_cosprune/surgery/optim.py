@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from lightning_cosprune.network.pruners import Replacement, slices
 
-__all__ = ["check_bound", "check_optimizers", "rebind_optimizers"]
+__all__ = ["Bindings", "check_bound", "check_optimizers", "rebind_optimizers"]
 
 
 def check_optimizers(optimizers: Iterable[Optimizer]) -> None:
@@ -69,6 +69,29 @@ def rebind_optimizers(optimizers: Iterable[Optimizer], replacements: Sequence[Re
             state = optimizer.state.pop(replacement.old, None)
             if state is not None:
                 optimizer.state[replacement.new] = {key: _cut(value, replacement) for key, value in state.items()}
+
+
+class Bindings:
+    """What optimizers hold, by reference: a cut makes new tensors and writes into none.
+
+    Args:
+        optimizers: As they are now.
+    """
+
+    def __init__(self, optimizers: Iterable[Optimizer]) -> None:
+        optimizers = list(optimizers)
+        self._held = [(group["params"], list(group["params"])) for one in optimizers for group in one.param_groups]
+        self._states = [
+            (one.state, {parameter: dict(state) for parameter, state in one.state.items()}) for one in optimizers
+        ]
+
+    def restore(self) -> None:
+        """Change the optimizers back."""
+        for parameters, old in self._held:
+            parameters[:] = old
+        for state, known in self._states:
+            state.clear()
+            state.update(known)
 
 
 def check_bound(optimizers: Iterable[Optimizer], modules: Iterable[nn.Module]) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lightning_cosprune.network.rollback import Snapshot
+from lightning_cosprune.surgery.optim import Bindings
 
 __all__ = ["as_before_on_failure"]
 
@@ -26,11 +27,7 @@ def as_before_on_failure(network: nn.Module, optimizers: Sequence[Optimizer] = (
     before = Snapshot(network)
     # The cut makes new tensors, a repair writes into those that are there.
     contents = [(tensor, tensor.detach().clone()) for tensor in (*network.parameters(), *network.buffers())]
-    held = [(group["params"], list(group["params"])) for one in optimizers for group in one.param_groups]
-    states = [
-        (optimizer.state, {parameter: dict(state) for parameter, state in optimizer.state.items()})
-        for optimizer in optimizers
-    ]
+    bound = Bindings(optimizers)
     try:
         yield
     except BaseException:
@@ -38,9 +35,5 @@ def as_before_on_failure(network: nn.Module, optimizers: Sequence[Optimizer] = (
         with torch.no_grad():
             for tensor, content in contents:
                 tensor.copy_(content)
-        for parameters, old in held:
-            parameters[:] = old
-        for state, known in states:
-            state.clear()
-            state.update(known)
+        bound.restore()
         raise

@@ -1,4 +1,5 @@
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -6,6 +7,7 @@ import torch
 from asserts import (
     assert_equals_masked_dense,
     assert_optimizers_hold,
+    assert_same,
     assert_same_network,
     assert_trains,
     outputs_of,
@@ -15,9 +17,11 @@ from zoo import CASES, SPECTROGRAM, Case, Net, Residual, conv, conv_bn
 from zoo.case import FOLLOWS, FROZEN, NOT_ASKED, UNREACHED, pooled
 
 from lightning_cosprune import PruningPlan, apply_plan, plan_pruning
-from lightning_cosprune.network.channels import channel_groups
+from lightning_cosprune.network.channels import ChannelGraph, channel_groups
 from lightning_cosprune.network.forward import call, float_tensors
 from lightning_cosprune.network.layers import is_depthwise, num_filters, prunable_layers
+from lightning_cosprune.surgery import apply
+from lightning_cosprune.surgery.trial import Trial
 
 
 def trained(case: Case) -> nn.Module:
@@ -473,3 +477,75 @@ def test_a_depthwise_layer_is_reported_without_partners() -> None:
     model = nn.Sequential(nn.Conv2d(1, 6, 3), nn.Conv2d(6, 6, 3, groups=6), nn.Conv2d(6, 2, 3))
     report = apply_plan(model, PruningPlan({"0": [4, 5]}, {"0": 6}), torch.randn(2, 1, 12, 12))
     assert [len(layer.partners) for layer in report.layers] == [2, 0]
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (apply, "ChannelGraph"),
+        (ChannelGraph, "cut"),
+        (apply, "Trial"),
+        (Trial, "check"),
+        (apply, "rebind_optimizers"),
+        (apply, "LayerReport"),
+        (apply, "measure_complexity"),
+    ],
+)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_interrupt_at_any_moment_leaves_all_as_it_was(owner: Any, name: str, when: str) -> None:
+    """Also between two cuts: the first layer's is refused, so that the others are cut one after the other."""
+
+    def network() -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            conv(1, 8),
+            nn.LocalResponseNorm(3, alpha=0.1),
+            conv_bn(8, 6),
+            conv_bn(6, 6),
+            nn.Flatten(),
+            nn.Linear(384, 5),
+        )
+        optimizer = torch.optim.Adam(model.parameters())
+        model(SPECTROGRAM).square().sum().backward()
+        optimizer.step()
+        return model, optimizer
+
+    plan = PruningPlan({"0": [2], "2.0": [1], "3.0": [0, 5]}, {"0": 8, "2.0": 6, "3.0": 6})
+    own = getattr(owner, name)
+    calls = 0
+    with pytest.MonkeyPatch.context() as patch:
+
+        def counted(*args: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            return own(*args, **options)
+
+        patch.setattr(owner, name, counted)
+        model, optimizer = network()
+        assert [layer.name for layer in apply_plan(model, plan, SPECTROGRAM, optimizers=[optimizer]).layers] == [
+            "2.0",
+            "3.0",
+        ]
+    for moment in range(calls):
+        model, optimizer = network()
+        parameters, before = dict(model.named_parameters()), copy.deepcopy(model.state_dict())
+        state = copy.deepcopy(optimizer.state_dict())
+        count = iter(range(calls))
+
+        def interrupted(*args: Any, moment: int = moment, count: Iterator[int] = count, **options: Any) -> Any:
+            due = next(count) == moment
+            if due and when == "before":
+                raise KeyboardInterrupt
+            try:
+                return own(*args, **options)
+            finally:
+                if due:
+                    raise KeyboardInterrupt
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(owner, name, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                apply_plan(model, plan, SPECTROGRAM, optimizers=[optimizer])
+        assert all(parameter is parameters[key] for key, parameter in model.named_parameters())
+        assert_same(dict(model.state_dict()), dict(before))
+        assert_optimizers_hold(model, [optimizer])
+        assert_same(optimizer.state_dict(), state)
+        assert (model[2][0].out_channels, model[3][0].in_channels, model.training) == (6, 6, True)
