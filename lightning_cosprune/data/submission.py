@@ -9,6 +9,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from lightning_cosprune.data.disk import telling_full_disk, written_beside
+
 
 def write_submission(
     path: str | Path, filenames: Sequence[str], probabilities: Tensor | Sequence[Tensor], scene_labels: Sequence[str]
@@ -56,7 +58,8 @@ def write_submission(
     table.insert(0, "scene_label", [scene_labels[scene] for scene in values.argmax(dim=1).tolist()])
     table.insert(0, "filename", list(filenames))
     target = Path(path)
-    partial = target.with_name(f"{target.name}.part")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(partial, sep="\t", index=False, float_format="%.6f", lineterminator="\n")
-    partial.replace(target)
+    text = table.to_csv(sep="\t", index=False, float_format="%.6f", lineterminator="\n").encode()
+    with telling_full_disk(target.parent, f"`write_submission(path={str(path)!r})`", len(text)):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with written_beside(target) as file:
+            file.write(text)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from lightning_cosprune.data.disk import telling_full_disk, written_beside
+
 __all__ = ["AtomicCheckpointIO"]
 
 
@@ -27,15 +29,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
-        """Write ``checkpoint`` to a local ``path``; any other is left to Lightning."""
+        """Write ``checkpoint`` to a local ``path``; any other is left to Lightning.
+
+        Raises:
+            OSError: The disk is full; what was at ``path`` is still there.
+        """
         if storage_options is not None or "://" in str(path):
             super().save_checkpoint(checkpoint, str(path), storage_options)
             return
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f"{target.name}.part")
-        with partial.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
+        with telling_full_disk(target.parent, f"Checkpoint {target.name}", again="older checkpoints are untouched"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with written_beside(target) as file:
+                torch.save(checkpoint, file)

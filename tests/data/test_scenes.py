@@ -478,3 +478,32 @@ def test_without_evaluation_clips_the_test_is_predicted(folder):
 def test_an_evaluation_folder_without_names_is_refused(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"evaluation_root='.*'\)`: expected one csv file with the names"):
         folder.scenes(evaluation_root=tmp_path / "empty").tables()
+
+
+@pytest.mark.parametrize(
+    ("loudest", "options"),
+    [(1e29, {}), (1e18, {"cache": "waveforms", "cache_dtype": "float16"}), (1e30, {"cache": "waveforms"})],
+)
+def test_a_clip_that_would_make_all_features_nan_is_named(folder: Folder, loudest: float, options: dict) -> None:
+    samples = np.zeros(round(0.2 * folder.rate))
+    samples[5000] = loudest
+    soundfile.write(folder.root / folder.train[3][0], samples, folder.rate, subtype="DOUBLE")
+    with pytest.raises(
+        ValueError, match=rf"features are finite.*found samples up to {loudest:.1e}".replace("+", r"\+")
+    ) as told:
+        folder.scenes(**options).prepare_data()
+    assert folder.train[3][0] in str(told.value)
+    folder.write_audio()
+    assert collect(ready(folder.scenes(**options)).train_dataloader()).features.isfinite().all()
+
+
+def test_a_store_with_such_a_clip_from_an_earlier_release_is_told_too(folder: Folder, monkeypatch: Any) -> None:
+    samples = np.zeros(round(0.2 * folder.rate))
+    samples[5000] = 1e29
+    soundfile.write(folder.root / folder.train[3][0], samples, folder.rate, subtype="DOUBLE")
+    with monkeypatch.context() as before, np.errstate(all="ignore"):
+        before.setattr("lightning_cosprune.data.features.cache._check_finite", lambda *_: None)
+        with pytest.raises(ValueError, match="finite"):
+            folder.scenes().prepare_data()
+    with pytest.raises(ValueError, match=rf"expected finite features.*{folder.train[3][0]}.*delete"):
+        folder.scenes().prepare_data()

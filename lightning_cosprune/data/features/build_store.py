@@ -17,6 +17,7 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
+from lightning_cosprune.data.disk import telling_full_disk
 from lightning_cosprune.data.features.blocks import INFO, JOURNAL, Blocks, array_file, journal_line
 from lightning_cosprune.data.features.store import FeatureStore, open_store
 
@@ -61,9 +62,13 @@ def build_store(
 
     Returns:
         The store.
+
+    Raises:
+        OSError: The disk is full. What is done stays beside ``path`` for the next run.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path, description):
+    needed = len(items) * sum(column.row_bytes for column in columns.values())
+    full_disk = telling_full_disk(path.parent, description, needed, "a rerun goes on where this one stopped")
+    with full_disk, _locked(path, description):
         # Another process may have built it while this one waited for the lock.
         store = open_store(path)
         if store is not None:
@@ -150,6 +155,7 @@ def _in_threads(
 
 @contextmanager
 def _locked(path: Path, description: str) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(path.name + ".lock"))
     try:
         lock.acquire(timeout=0)

@@ -18,6 +18,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from tqdm.auto import tqdm
 
+from lightning_cosprune.data.disk import full_disk, telling_full_disk
 from lightning_cosprune.data.features.audio import AudioHeader, read_clip, read_header
 from lightning_cosprune.data.features.blocks import Column
 from lightning_cosprune.data.features.build_store import build_store
@@ -111,9 +112,10 @@ class ClipCache:
             self._make_folder()
         assert samples is not None
         if self.folder.is_dir() and os.access(self.folder, os.W_OK):
-            hashes.remember()
+            with telling_full_disk(self.folder, f"`{self._class}(cache_dir={str(self.folder)!r})`"):
+                hashes.remember()
 
-        return {
+        built = {
             split: stores.get(split)
             or build_store(
                 locations[split],
@@ -126,6 +128,15 @@ class ClipCache:
             )
             for split in clips
         }
+        for split, store in built.items():
+            finite = np.isfinite(store["moments"]).all(axis=(1, 2))
+            if not finite.all():  # written by a release that took any sound
+                raise ValueError(
+                    f"{self.owner}: expected finite features in {store.path}, found others for "
+                    f"{paths[split][int(finite.argmin())]}. Write the file anew, or take its row out of the csv files, "
+                    "and delete this folder."
+                )
+        return built
 
     @property
     def _set_name(self) -> str:
@@ -148,17 +159,24 @@ class ClipCache:
         }
         return self.folder / f"{self._set_name}-{_short(json.dumps(key, sort_keys=True))}"
 
+    @property
+    def _class(self) -> str:
+        return self.owner.strip("`").split("(")[0]
+
     def _make_folder(self) -> None:
+        owner = f"`{self._class}(cache_dir={str(self.folder)!r})`"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            with telling_full_disk(self.folder, owner):
+                self.folder.mkdir(parents=True, exist_ok=True)
             found = "" if os.access(self.folder, os.W_OK) else "Permission denied"
         except OSError as error:
+            if full_disk(error):
+                raise
             found = error.strerror or str(error)
         if found:
             raise PermissionError(
-                f"`{self.owner.strip('`').split('(')[0]}(cache_dir={str(self.folder)!r})`: expected a folder that can "
-                f"be written, found {found!r}. Choose another cache_dir, or another home for all caches by "
-                "XDG_CACHE_HOME."
+                f"{owner}: expected a folder that can be written, found {found!r}. Choose another cache_dir, or "
+                "another home for all caches by XDG_CACHE_HOME."
             )
 
     def _check_headers(self, paths: Sequence[Path]) -> npt.NDArray[np.int64]:
@@ -277,7 +295,22 @@ def _extract(
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     clip = read_clip(path, cache.features.sample_rate, samples, cache.owner)
     features: npt.NDArray[np.float32] = extractor(torch.from_numpy(clip)).numpy()
-    return features if cache.content == "features" else clip, band_moments(features)
+    kept = features if cache.content == "features" else clip
+    with np.errstate(over="ignore"):
+        stored = kept.astype(cache.precision)
+    moments = band_moments(features)
+    _check_finite(path, cache, clip, stored, moments)
+    return stored, moments
+
+
+def _check_finite(path: Path, cache: ClipCache, clip: npt.NDArray[np.float32], *rows: npt.NDArray[Any]) -> None:
+    # One clip would make the statistics of all bands, and with them all features, NaN.
+    if not all(np.isfinite(row).all() for row in rows):
+        raise ValueError(
+            f"{cache.owner}: expected sound in {path} that fits into {cache.precision} and whose features are finite, "
+            f"found samples up to {np.abs(clip).max():.1e} where full scale is 1. Write the file anew or take its row "
+            "out of the csv files."
+        )
 
 
 def _most_common(lengths: npt.NDArray[np.int64]) -> int:

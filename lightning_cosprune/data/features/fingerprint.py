@@ -73,8 +73,12 @@ class ContentHashes:
         """Write what was learned, beside and then renamed: another process's is replaced as a whole, never mixed."""
         if self._changed:
             beside = self.memory.with_name(f"{self.memory.name}.{os.getpid()}")
-            beside.write_text(json.dumps(self._known), encoding="utf-8")
-            beside.replace(self.memory)
+            try:
+                beside.write_text(json.dumps(self._known), encoding="utf-8")
+                beside.replace(self.memory)
+            except BaseException:
+                beside.unlink(missing_ok=True)
+                raise
             self._changed = False
 
 

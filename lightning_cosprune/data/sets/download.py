@@ -20,6 +20,7 @@ from filelock import FileLock
 from lightning.pytorch.utilities import rank_zero_info
 from tqdm.auto import tqdm
 
+from lightning_cosprune.data.disk import full_disk, telling_full_disk
 from lightning_cosprune.data.sets.archives import Archive
 from lightning_cosprune.data.sets.unpack import unpack
 
@@ -99,6 +100,10 @@ def fetch(archives: Iterable[Archive], folder: Path, *, parallel: int = 4, progr
         waiting = [pool.submit(_fetch_one, archive, folder, advance) for archive in wanted]
         errors = [error for future in waiting if (error := future.exception()) is not None]
     if errors:
+        full = next((error for error in errors if full_disk(error)), None)
+        if full is not None:
+            with telling_full_disk(folder, "Downloading", total, "a rerun goes on where this one stopped"):
+                raise full
         others = f" {len(errors) - 1} more archives failed as well." if len(errors) > 1 else ""
         raise OSError(f"{errors[0]}{others}") from errors[0]
 
@@ -155,6 +160,8 @@ def _fetch_bytes(archive: Archive, part: Path, advance: Any) -> None:
                 part.unlink(missing_ok=True)
             problem: Exception = error
         except (OSError, HTTPException) as error:
+            if full_disk(error):  # no connection brings room
+                raise
             problem = error
         else:
             problem = OSError("the connection ended early")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import soundfile
 from filelock import FileLock
 from tqdm.auto import tqdm
 
+from lightning_cosprune.data.disk import telling_full_disk
 from lightning_cosprune.data.fold import Fold
 from lightning_cosprune.data.scenes import DCASEScenes
 from lightning_cosprune.data.sets.soundscape import DEVICES, SAMPLE_RATE, SCENES, random_envelope, render
@@ -167,11 +169,17 @@ def write_synthetic_set(root: Path, parameters: dict[str, Any], owner: str, *, p
             return
         partial = root.with_name(f".{root.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)  # what a killed run has left
-        (partial / "audio").mkdir(parents=True)
         recordings = list(_plan(parameters))
-        _write_audio(partial, recordings, parameters, progress=progress)
-        _write_csv_files(partial, recordings, parameters)
-        (partial / "synthetic.json").write_text(json.dumps(parameters, indent=2) + "\n", encoding="utf-8")
+        needed = len(recordings) * parameters["recording_seconds"] * SAMPLE_RATE * 3
+        try:
+            with telling_full_disk(root.parent, owner, needed):
+                (partial / "audio").mkdir(parents=True)
+                _write_audio(partial, recordings, parameters, progress=progress)
+                _write_csv_files(partial, recordings, parameters)
+                (partial / "synthetic.json").write_text(json.dumps(parameters, indent=2) + "\n", encoding="utf-8")
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
         if root.exists():
             root.rmdir()  # empty: `_is_written` has looked
         partial.replace(root)
@@ -261,7 +269,10 @@ def _write_audio(root: Path, recordings: list[_Recording], parameters: dict[str,
         sound = render(SCENES[recording.scene], DEVICES[recording.device], envelope, seconds, generator)
         for piece in range(seconds) if cut else [None]:
             part = sound if piece is None else sound[piece * SAMPLE_RATE : (piece + 1) * SAMPLE_RATE]
-            soundfile.write(str(root / recording.filename(piece)), part, SAMPLE_RATE, subtype="PCM_24")
+            # By way of memory: libsndfile does not say why it could not write.
+            content = io.BytesIO()
+            soundfile.write(content, part, SAMPLE_RATE, subtype="PCM_24", format="WAV")
+            (root / recording.filename(piece)).write_bytes(content.getvalue())
 
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
         written = pool.map(write, range(len(recordings)))

@@ -8,6 +8,8 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
+from lightning_cosprune.data.disk import telling_full_disk, written_beside
+
 _CHUNK = 2**20
 
 
@@ -23,10 +25,11 @@ def unpack(archive: Path, root: Path) -> None:
 
     Raises:
         ValueError: An entry is absolute, leads out of the folder, or is a link or a device.
-        OSError: The archive is damaged.
+        OSError: The archive is damaged, or the disk full.
     """
+    full_disk = telling_full_disk(root, archive.name, again="what is unpacked is not unpacked again")
     try:
-        with zipfile.ZipFile(archive) as content:
+        with full_disk, zipfile.ZipFile(archive) as content:
             places = [(entry, _safe_place(entry, archive)) for entry in content.infolist()]
             wanted = [(entry, place) for entry, place in places if not entry.is_dir()]
             tops = {place.parts[0] for _, place in places if place.parts}
@@ -41,10 +44,8 @@ def unpack(archive: Path, root: Path) -> None:
                         f"in {root} leads out of it. Remove the link."
                     )
                 target.parent.mkdir(parents=True, exist_ok=True)
-                partial = target.with_name(f"{target.name}.part")
-                with content.open(entry) as source, partial.open("wb") as sink:
+                with content.open(entry) as source, written_beside(target, to_disk=False) as sink:
                     shutil.copyfileobj(source, sink, _CHUNK)
-                partial.replace(target)
     except (zipfile.BadZipFile, EOFError) as error:
         raise OSError(
             f"{archive.name}: expected a whole zip file, found a damaged one ({error}). Delete {archive} and start "
