@@ -63,8 +63,9 @@ def apply_plan(
         layer is in one of the two.
 
     Raises:
-        ValueError: The plan does not fit the model, an optimizer's state cannot be cut, or nothing can be removed.
-            Nothing is changed then, nor by anything else that is raised, such as an interrupt from the keyboard.
+        ValueError: The plan does not fit the model, an optimizer's state cannot be cut, the model or the example input
+            is not finite, or nothing can be removed. Nothing is changed then, nor by anything else that is raised, such
+            as an interrupt from the keyboard.
     """
     _check_plan(plan, dict(model.named_modules()))
     check_optimizers(optimizers)

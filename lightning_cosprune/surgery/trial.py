@@ -73,6 +73,7 @@ class Trial:
 
     Raises:
         RefusedError: The dense network cannot show whether the cut is right.
+        ValueError: It computes no finite numbers because a weight or the example input is none.
     """
 
     def __init__(self, model: nn.Module, example_inputs: Any, removals: Sequence[Removal], width: torch.dtype) -> None:
@@ -151,6 +152,8 @@ class Trial:
                 reason = f"{type(error).__name__}: {error}"
                 continue
             if not all(bool(tensor.isfinite().all()) for tensors in seen.values() for tensor in tensors):
+                if not drawn:
+                    _check_finite(self._model, inputs)
                 reason = "not all that is computed is finite"
                 continue
             passes.append(_Pass(inputs, drawn, dtype, seen))
@@ -266,6 +269,26 @@ def _without(tensor: Tensor, idxs: Sequence[int], axis: int) -> Tensor:
     keep = torch.ones(tensor.shape[axis], dtype=torch.bool)
     keep[torch.tensor(idxs, dtype=torch.long)] = False
     return tensor.index_select(axis, keep.nonzero()[:, 0].to(tensor.device))
+
+
+def _check_finite(model: nn.Module, example_inputs: Any) -> None:
+    """Say where it comes from that a forward pass does not give finite numbers, where that can be told."""
+    if not all(_is_finite(leaf) for leaf in tree_leaves(example_inputs)):
+        raise ValueError(
+            "`apply_plan(example_inputs=...)`: expected finite numbers, found NaN or infinity. Pass a sample that the "
+            "network could be trained on, or noise of its shape."
+        )
+    for name, tensor in _tensors_of(model).items():
+        if not _is_finite(tensor):
+            raise ValueError(
+                f"`apply_plan(model=...)`: expected finite numbers in {name}, found NaN or infinity in "
+                f"{int((~tensor.isfinite()).sum())} of {tensor.numel()}, so that the network computes nothing that a "
+                "cut could be compared with. Training has diverged, or the checkpoint is damaged."
+            )
+
+
+def _is_finite(leaf: Any) -> bool:
+    return not isinstance(leaf, Tensor) or bool(leaf.isfinite().all())
 
 
 # Random weights and inputs

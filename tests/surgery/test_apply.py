@@ -549,3 +549,24 @@ def test_an_interrupt_at_any_moment_leaves_all_as_it_was(owner: Any, name: str, 
         assert_optimizers_hold(model, [optimizer])
         assert_same(optimizer.state_dict(), state)
         assert (model[2][0].out_channels, model[3][0].in_channels, model.training) == (6, 6, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("0.bias", r"expected finite numbers in 0\.bias, found NaN or infinity in 1 of 8.*Training has diverged"),
+        ("1.running_var", r"expected finite numbers in 1\.running_var.*the checkpoint is damaged"),
+        ("3.bias", r"expected finite numbers in 3\.bias"),
+        ("input", r"`apply_plan\(example_inputs=...\)`: expected finite numbers, found NaN or infinity. Pass a sample"),
+    ],
+)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_named(name: str, message: str, value: float) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+    tensors = {**model.state_dict(), "input": SPECTROGRAM.clone()}
+    # A variance of infinity only silences its channel.
+    tensors[name].view(-1)[1] = float("nan") if name == "1.running_var" else value
+    for allow_unpruned in (False, True):
+        with pytest.raises(ValueError, match=message):
+            apply_plan(model, PruningPlan({"0": [0]}, {"0": 8}), tensors["input"], allow_unpruned=allow_unpruned)
+    assert model[0].out_channels == 8
