@@ -24,7 +24,7 @@ from lightning_cosprune.ranking.redundancy import check_criterion
 from lightning_cosprune.repair.report import RepairReport
 from lightning_cosprune.reports.recording import RecordingCallback, check_report
 from lightning_cosprune.surgery.apply import apply_plan
-from lightning_cosprune.surgery.optim import check_bound
+from lightning_cosprune.surgery.optim import check_bound, check_optimizers
 from lightning_cosprune.surgery.report import PruningReport
 from lightning_cosprune.training.averages import averaged_parts, find_averages, prune_averages
 from lightning_cosprune.training.budget import BudgetInSteps
@@ -41,6 +41,7 @@ from lightning_cosprune.training.monitors import forget_scores
 from lightning_cosprune.training.part import part_of
 from lightning_cosprune.training.repair import Repair, check_repair, dense_copy, in_a_line
 from lightning_cosprune.training.schedule import parse_schedule
+from lightning_cosprune.training.start import check_names, rehearse_plan
 from lightning_cosprune.training.undo import as_before_on_failure
 
 __all__ = ["CosineFilterPruning"]
@@ -231,10 +232,18 @@ class CosineFilterPruning(RecordingCallback):
         """
         return self._steps_due(trainer) > self._steps_done
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse names that no layer has and optimizers that cannot be cut, whenever the prune will be."""
+        if self._steps_done < len(self._schedule.epochs):
+            check_names(part_of(pl_module, self.module, "CosineFilterPruning"), self._settings)
+            check_optimizers(trainer.optimizers)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prune if it is due; a run that resumes in the last batch of an epoch passes by ``on_train_epoch_start``."""
         self.start_recording(trainer, pl_module, self.report, vars(self))
         self._prune_if_due(trainer, pl_module)
+        if not self._steps_done and not self._budget:
+            self._rehearse(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prune if it is due."""
@@ -267,6 +276,22 @@ class CosineFilterPruning(RecordingCallback):
                 trainer.fit_loop.setup_data()
             self._prune(trainer, pl_module)
             self._steps_done = self._steps_due(trainer)
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        names = ("pruning_ratio", "layers", "ignored_layers", "round_to", "min_filters")
+        return {name: getattr(self, name) for name in names}
+
+    def _rehearse(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        target = part_of(pl_module, self.module, "CosineFilterPruning")
+        reasons = decided_by_rank_zero(
+            trainer, lambda: rehearse_plan(trainer, pl_module, target, self.example_inputs, self._settings)
+        )
+        if reasons and not self.allow_unpruned:
+            raise ValueError(
+                f"{self!r} will remove nothing at any epoch. Each layer's reason:{reasons}\nChange `pruning_ratio`, "
+                "`layers` or `ignored_layers`, or pass `allow_unpruned=True` to train all the same."
+            )
 
     def _prune(self, trainer: Trainer, pl_module: LightningModule) -> None:
         target, optimizers = part_of(pl_module, self.module, "CosineFilterPruning"), trainer.optimizers
@@ -371,6 +396,24 @@ class CosineFilterPruning(RecordingCallback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
         """Give the module its own checkpoint hooks back."""
         forget_structure(pl_module)
+
+    @property
+    def state_key(self) -> str:
+        """Tells several of them in one Trainer apart, by what they prune, when, and in which order of filters."""
+        criterion = getattr(self.criterion, "__qualname__", self.criterion)
+        layers = [self.layers] if isinstance(self.layers, str) else self.layers and list(self.layers)
+        return self._generate_state_key(
+            module=self.module, criterion=criterion, at_epoch=self._schedule.epochs, layers=layers
+        )
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+        """Take up the state of a run with other settings too, where it cannot be another callback's."""
+        states = checkpoint.get("callbacks", {})
+        name = type(self).__qualname__
+        known = [key for key in states if key == name or str(key).startswith(f"{name}{{")]
+        alike = [one for one in trainer.callbacks if type(one) is type(self)]  # type: ignore[attr-defined]
+        if self.state_key not in states and len(known) == len(alike) == 1:
+            self.load_state_dict(states[known[0]])
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
         """Write the structure into checkpoints that are saved after the run, too."""

@@ -350,3 +350,69 @@ def test_nothing_to_remove_can_be_allowed(tmp_path: Path) -> None:
 def test_lightnings_own_pruning_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="beside Lightning's `ModelPruning`: expected one of them"):
         fit(UsersModule(), CosineFilterPruning(), tmp_path, ModelPruning("l1_unstructured", amount=0.5))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"layers": ["convolution*"]}, r"`layers='convolution\*'`: expected.*Its layers are: stem, blocks.0.conv1"),
+        ({"ignored_layers": ["blocks.0.conv3"]}, "`ignored_layers='blocks.0.conv3'`.*Did you mean 'blocks.0.conv"),
+        ({"pruning_ratio": {"stam": 0.5}}, "`pruning_ratio='stam'`.*Did you mean 'stem'"),
+        ({"round_to": {"stam": 2}}, "`round_to='stam'`.*Did you mean 'stem'"),
+        ({"module": "network"}, "module='network'.*Its submodules are: stem, blocks, head"),
+        ({"pruning_ratio": 0.01}, r"will remove nothing at any epoch.*\n  stem: .*0.01 of its 16 filters is less than"),
+        ({"round_to": 32}, "will remove nothing at any epoch.*rounding up to a multiple of 32 filters"),
+        ({"example_inputs": torch.zeros(1, 1, 8, 8)}, "forward pass of UsersModule on the example input failed"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("at_epoch", [2, [2, 3]])
+def test_what_would_fail_at_the_prune_is_told_before_training(
+    tmp_path: Path, arguments: dict[str, Any], message: str, at_epoch: Any
+) -> None:
+    recorder = Recorder()
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        fit(
+            UsersModule(),
+            CosineFilterPruning(**{"pruning_ratio": 0.5, "at_epoch": at_epoch, **arguments}),
+            tmp_path,
+            recorder,
+            max_epochs=4,
+        )
+    assert not recorder.params
+
+
+def test_an_optimizer_that_cannot_be_cut_is_told_before_training(tmp_path: Path) -> None:
+    class Quadratic(UsersModule):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.LBFGS(self.parameters())
+
+    recorder = Recorder()
+    with pytest.raises(ValueError, match="LBFGS keeps its history as flat vectors"):
+        fit(Quadratic(), CosineFilterPruning(0.5, at_epoch=2), tmp_path, recorder)
+    assert not recorder.params
+
+
+def test_a_rehearsal_changes_nothing_and_waits_for_what_may_change(tmp_path: Path) -> None:
+    """The same training to the bit as without; layers that are frozen at the start may be pruned later."""
+
+    class Thaw(pl.Callback):
+        def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+            module.requires_grad_(trainer.current_epoch > 0)
+            module.head.requires_grad_(requires_grad=True)
+
+        def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+            module.requires_grad_(requires_grad=False)
+
+    weights = []
+    for callbacks in ([Recorder()], [CosineFilterPruning(0.5, at_epoch=2), Recorder()]):
+        torch.manual_seed(3)
+        module = UsersModule()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            fit(module, *callbacks[:1], tmp_path, *callbacks[1:], max_epochs=2)
+        weights.append(module.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    module = UsersModule()
+    fit(module, Thaw(), tmp_path, CosineFilterPruning(0.5, at_epoch=2))
+    assert module.stem.out_channels == 8
