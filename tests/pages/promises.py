@@ -196,10 +196,16 @@ BEHIND: dict[str, dict[str, list[str]]] = {
     },
     "prune.md": {
         # In which order
-        "`setup`": [
+        "`setup`, `on_fit_start`": [
+            "test_callback.py::test_what_would_fail_at_the_prune_is_told_before_training",
+            "test_callback.py::test_an_optimizer_that_cannot_be_cut_is_told_before_training",
             "training/test_distributed.py::test_strategies",
             "test_callback.py::test_lightnings_own_pruning_is_refused",
             "training/test_checkpoint.py::test_the_users_own_hooks_are_called_and_given_back",
+        ],
+        "`on_train_start`, where the prune is later": [
+            "test_callback.py::test_what_would_fail_at_the_prune_is_told_before_training",
+            "test_callback.py::test_a_rehearsal_changes_nothing_and_waits_for_what_may_change",
         ],
         "a checkpoint is loaded": ["training/test_checkpoint.py::test_a_resumed_run_ends_as_the_uninterrupted_one"],
         "`on_train_start`, `on_train_epoch_start`": [
@@ -289,7 +295,8 @@ BEHIND: dict[str, dict[str, list[str]]] = {
             "training/test_distributed.py::test_processes_repair_alike",
             "training/test_distributed.py::test_a_repair_on_two_processes_resumes",
         ],
-        "`ddp_spawn`, `ddp_notebook`": [
+        "`ddp_spawn`, `ddp_fork`, `ddp_notebook`, on one process too": [
+            "training/test_distributed.py::test_one_process_that_is_started_gives_its_weights_back_like_many",
             "training/test_distributed.py::test_spawned_processes_give_the_smaller_network_back",
             "training/test_distributed.py::test_strategies",
         ],
@@ -351,6 +358,10 @@ BEHIND: dict[str, dict[str, list[str]]] = {
         "other copies of the network, such as a teacher": [
             "training/test_averages.py::test_an_average_in_the_module_follows_the_part_that_it_averages",
         ],
+        "a second `CosineFilterPruning`, of another part, criterion, epoch or other layers": [
+            "training/test_two_callbacks.py::test_each_prunes_and_resumes_by_itself",
+            "training/test_two_callbacks.py::test_two_that_do_the_same_are_lightnings_error",
+        ],
         "Lightning's `ModelPruning`": ["test_callback.py::test_lightnings_own_pruning_is_refused"],
         # Checkpoints
         "resume from before, between and after prunes": [
@@ -364,6 +375,7 @@ BEHIND: dict[str, dict[str, list[str]]] = {
             "recipes/test_crash.py::test_a_run_that_is_killed_twice_ends_as_the_undisturbed_one",
         ],
         "interrupted from the keyboard, or failed, within a prune or repair": [
+            "surgery/test_apply.py::test_an_interrupt_at_any_moment_leaves_all_as_it_was",
             "training/test_repair.py::test_what_stops_within_a_repair_leaves_all_as_it_was",
         ],
         '`ckpt_path="best"`, `"last"`, a path, in `fit`, `test`, `validate`, `predict`': [
