@@ -425,3 +425,18 @@ def test_on_a_gpu_the_ranking_is_the_same(criterion):
         order = rank_filters(weight.cuda(), criterion)
         assert order.is_cuda
         assert order.tolist() == rank_filters(weight, criterion).tolist(), (case, dtype)
+
+
+@pytest.mark.parametrize(("filters", "ties"), [(12, "stable"), (60, "stable"), (14, "numpy1"), (400, "stable")])
+@pytest.mark.parametrize("decimals", [2, 1])
+def test_every_round_of_a_ranking_rounds_alike(filters, ties, decimals):
+    weight = normal(filters, 6, 3, 3)
+    distance = reference.cosine_distances(reference.vectors(weight.numpy()))
+    order = rank_filters(weight, decimals=decimals, ties=ties).tolist()
+    names = np.arange(filters)
+    while len(names) > 1:
+        kept = names[sorted(reference.greedy(distance[np.ix_(names, names)], decimals, ties))]
+        gone = len(names) - len(kept)
+        assert set(order[:gone]) == set(names) - set(kept)
+        order, names = order[gone:], kept
+    assert order == names.tolist()

@@ -254,3 +254,16 @@ def test_products_that_the_user_lets_pytorch_round_are_computed_in_float64():
         command = [sys.executable, "-c", program.format(switch=switch, dtype=dtype)]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         assert result.returncode == 0, (switch, result.stderr)
+
+
+def test_autocast_rounds_nothing():
+    rows = normal(40, 30).float()
+    calls = [
+        lambda: cosine_similarity(rows),
+        lambda: nystrom_similarity(rows, 12),
+        lambda: nystrom_columns(rows, choose="leverage", seed=1),
+    ]
+    for call in calls:
+        expected = call()
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(call(), expected)

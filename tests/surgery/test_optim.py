@@ -156,3 +156,19 @@ def test_a_state_of_unknown_shape_is_refused_before_anything_is_cut() -> None:
     with pytest.raises(ValueError, match=r"a state 'sketch' of shape \(3, 3\) for a parameter of shape \(8, 1, 3, 3\)"):
         apply_plan(model, PLAN, SPECTROGRAM, optimizers=[optimizer])
     assert model[0][0].out_channels == 8
+
+
+def test_volumes_keep_their_memory_format() -> None:
+    """Of the parameters and of the optimizer's state, to which fused kernels are bound."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv3d(2, 8, 3), nn.ReLU(), nn.Conv3d(8, 4, 3)).to(memory_format=torch.channels_last_3d)
+    volumes = torch.randn(1, 2, 6, 6, 6).to(memory_format=torch.channels_last_3d)
+    optimizer = torch.optim.Adam(model.parameters())
+    model(volumes).square().sum().backward()
+    optimizer.step()
+    apply_plan(model, PruningPlan({"0": [1, 4]}, {"0": 8}), volumes, optimizers=[optimizer])
+    for layer in (model[0], model[2]):
+        state = optimizer.state[layer.weight]
+        for tensor in (layer.weight, layer.weight.grad, state["exp_avg"], state["exp_avg_sq"]):
+            assert tensor.is_contiguous(memory_format=torch.channels_last_3d)
+            assert not tensor.is_contiguous()

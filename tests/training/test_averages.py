@@ -172,3 +172,40 @@ def test_an_average_that_evaluation_uses_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"AveragedModel 'average': expected a forward pass through the trained"):
         fit(module, CosineFilterPruning(0.5), tmp_path)
     assert_same(dict(module.state_dict()), before)
+
+
+def test_an_average_that_is_held_twice_is_cut_once(tmp_path):
+    class Twice(pl.Callback):
+        def on_fit_start(self, trainer, pl_module):
+            average = AveragedModel(pl_module.blocks)
+            self.kept, self.again, pl_module.__dict__["third"] = [average], {"same": average}, average
+
+    module, callback = UsersModule(), Twice()
+    fit(module, CosineFilterPruning(0.5, at_epoch=1), tmp_path, callback)
+    shapes = {name: parameter.shape for name, parameter in module.blocks.named_parameters()}
+    assert {name: parameter.shape for name, parameter in callback.kept[0].module.named_parameters()} == shapes
+    assert callback.kept[0].module[0].conv1.out_channels == 8
+
+
+def test_an_average_in_the_module_of_none_of_its_parts_is_refused(tmp_path):
+    class Stray(UsersModule):
+        def __init__(self):
+            super().__init__()
+            self.average = AveragedModel(nn.Conv2d(3, 5, 3))
+
+    module = Stray()
+    with pytest.raises(ValueError, match=r"AveragedModel 'average': expected one part of Stray .*, found none"):
+        fit(module, CosineFilterPruning(0.5), tmp_path)
+    assert module.stem.out_channels == 16
+
+
+def test_an_average_of_somebody_elses_network_is_left_alone(tmp_path):
+    class Holder(pl.Callback):
+        average = None
+
+    holder = Holder()
+    holder.average = AveragedModel(nn.Conv2d(3, 5, 3))
+    module = UsersModule()
+    fit(module, CosineFilterPruning(0.5), tmp_path, holder)
+    assert module.stem.out_channels == 8
+    assert holder.average.module.out_channels == 5

@@ -454,3 +454,36 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path):
         load_pruned(UsersModule, {"epoch": 1, "loss": 0.5})
     with pytest.raises(FileNotFoundError):
         load_pruned(UsersModule, tmp_path / "nowhere.ckpt")
+
+
+def test_load_pruned_leaves_out_hyper_parameters_that_the_class_has_not(tmp_path):
+    class Tagger(UsersModule):
+        def __init__(self, width: int = 4) -> None:
+            super().__init__()
+            self.width = width
+
+    module = Tagger()
+    apply_plan(module, plan_pruning(module, torch.zeros(1, 3, 8, 8), pruning_ratio=0.5), torch.zeros(1, 3, 8, 8))
+    checkpoint = {"state_dict": module.state_dict(), "hyper_parameters": {"width": 9, "of_another_release": 1}}
+    assert load_pruned(Tagger, checkpoint).width == 9
+    assert load_pruned(Tagger, checkpoint, width=7).width == 7
+
+    class Taker(Tagger):
+        def __init__(self, **options: int) -> None:
+            super().__init__(options["width"])
+            self.options = options
+
+    assert load_pruned(Taker, checkpoint).options == {"width": 9, "of_another_release": 1}
+
+
+def test_channels_last_stays(tmp_path):
+    def dense():
+        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).to(memory_format=torch.channels_last)
+
+    model = dense()
+    apply_plan(model, plan_pruning(model, torch.zeros(1, 3, 8, 8), pruning_ratio=0.5), torch.zeros(1, 3, 8, 8))
+    loaded = load_pruned(dense, model.state_dict())
+    for layer in (loaded[0], loaded[2]):
+        assert layer.weight.is_contiguous(memory_format=torch.channels_last)
+        assert not layer.weight.is_contiguous()
+    assert_same(dict(loaded.state_dict()), dict(model.state_dict()))

@@ -48,6 +48,8 @@ def test_what_the_arguments_mean(at_epoch, epochs):
         [],
         [3, 1],
         [1, 1],
+        [-1, 2],
+        [1, 2.5],
         {"start": 2},
         {"stop": 4, "step": 2},
         {"stop": 4, "every": 0},
