@@ -15,11 +15,12 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
+from lightning_cosprune.data.numbers import whole_number
 from lightning_cosprune.network.layers import num_filters, prunable_layers
 from lightning_cosprune.network.structure import STRUCTURE, describe_structure
 from lightning_cosprune.planning.choose import CRITERIA, plan_pruning
 from lightning_cosprune.planning.plan import PruningPlan
-from lightning_cosprune.planning.ratios import check_counts, check_ratio, resolve_ratios
+from lightning_cosprune.planning.ratios import check_counts, check_patterns, check_ratio, resolve_ratios
 from lightning_cosprune.ranking.redundancy import check_criterion
 from lightning_cosprune.repair.report import RepairReport
 from lightning_cosprune.reports.recording import RecordingCallback, check_report
@@ -154,6 +155,9 @@ class CosineFilterPruning(RecordingCallback):
         check_calibration(calibration, "CosineFilterPruning")
         check_counts("round_to", round_to, "CosineFilterPruning")
         check_counts("min_filters", min_filters, "CosineFilterPruning")
+        for parameter, patterns in (("layers", [] if layers is None else layers), ("ignored_layers", ignored_layers)):
+            check_patterns(parameter, patterns)
+        seed = whole_number(seed, "`CosineFilterPruning(seed={})`", 0)
         self._budget = BudgetInSteps(
             "CosineFilterPruning",
             pruning_ratio,

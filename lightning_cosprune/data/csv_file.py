@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,12 +31,14 @@ def read_rows(
         Those columns that are there, as text, and the ``line`` of each row.
 
     Raises:
-        ValueError: The file does not parse, lacks a column or rows, leaves a field empty, or names a file twice.
+        OSError: The file cannot be read.
+        ValueError: The file is no UTF-8 text, does not parse, lacks a column or rows, leaves a field empty, has spaces
+            or quotes around one, or names a file twice.
     """
     kind = "tab" if separator == "\t" else "comma"
     try:
-        table = _parse(path, columns, separator)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        table = _parse(path, columns, separator, name, owner)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise ValueError(
             f"{owner}: expected a {kind}-separated table in {name}, found one that does not parse ({error}). Download "
             "or unpack it again."
@@ -58,6 +62,7 @@ def read_rows(
             f"{owner}: expected a {columns[column]} in {name} line {table['line'].iloc[row]}, found none. Fill it in "
             "or take the row out."
         )
+    _check_cells(table, columns, name, owner)
     doubled = table.duplicated("filename")
     if doubled.any():
         second = table[doubled].iloc[0]
@@ -71,15 +76,14 @@ def read_rows(
     return table.reset_index(drop=True)
 
 
-def _parse(path: Path, columns: list[str], separator: str) -> pd.DataFrame:
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        first = file.readline().rstrip("\r\n").split(separator)
+def _parse(path: Path, columns: list[str], separator: str, name: str, owner: str) -> pd.DataFrame:
+    text = _text(path, name, owner)
+    first = text.split("\n", 1)[0].rstrip("\r").split(separator)
     has_header = path.suffix != ".txt" or "filename" in first
     names = [*columns, *map(str, range(len(first) - len(columns)))][: len(first)]
-    # No quoting and no skipped lines: so a row's number is its line in the file. utf-8-sig drops the mark that
-    # spreadsheet programs put in front.
+    # No quoting and no skipped lines: so a row's number is its line in the file.
     table = pd.read_csv(
-        path,
+        io.StringIO(text),
         sep=separator,
         header=0 if has_header else None,
         names=None if has_header else names,
@@ -87,6 +91,51 @@ def _parse(path: Path, columns: list[str], separator: str) -> pd.DataFrame:
         keep_default_na=False,
         quoting=csv.QUOTE_NONE,
         skip_blank_lines=False,
-        encoding="utf-8-sig",
     )
     return table.assign(line=np.arange(len(table)) + 1 + has_header)
+
+
+def _text(path: Path, name: str, owner: str) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise type(error)(
+            f"{owner}: expected {name} to be readable, found {error.strerror!r}. Give this user the right to read it."
+        ) from error
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError(
+            f'{owner}: expected UTF-8 text in {name}, found UTF-16, as Excel\'s "Unicode text" is. Save it as UTF-8.'
+        )
+    try:
+        return content.decode("utf-8-sig")  # without the mark that spreadsheet programs put in front
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        shown = content.splitlines()[line - 1].decode("latin-1")
+        raise ValueError(
+            f"{owner}: expected UTF-8 text in {name}, found other bytes in line {line}, perhaps {shown!r:.120} in "
+            "latin-1. Save the file as UTF-8."
+        ) from error
+
+
+def _check_cells(table: pd.DataFrame, columns: list[str], name: str, owner: str) -> None:
+    """Refuse what another program has put around or into the cells: no file and no scene would be found by it."""
+    for column in columns:
+        for wrong, what, instead in (
+            (r"^\s|\s$", "a space at its beginning or end", "Take the spaces out"),
+            (r'^".*"$', "quotes around it", "Save the file without quotes"),
+        ):
+            found = table[column].str.contains(wrong, regex=True).to_numpy(dtype=bool)
+            if found.any():
+                row = table[found].iloc[0]
+                raise ValueError(
+                    f"{owner}: expected a {column} as it is in {name} line {row['line']}, found {what}: "
+                    f"{row[column]!r}; so it is in {int(found.sum())} rows. {instead}."
+                )
+    backslashes = table["filename"].str.contains("\\", regex=False).to_numpy(dtype=bool)
+    if backslashes.any():
+        row = table[backslashes].iloc[0]
+        raise ValueError(
+            f"{owner}: expected filenames with / between folders in {name}, found {row['filename']!r} in line "
+            f"{row['line']}; so it is in {int(backslashes.sum())} rows. Write "
+            f"{row['filename'].replace(chr(92), '/')!r}."
+        )

@@ -12,6 +12,7 @@ import pandas as pd
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_cosprune.data.fraction import fraction_rows, stratified_order
+from lightning_cosprune.data.numbers import real_number
 from lightning_cosprune.data.tables import SceneFolder
 
 
@@ -75,14 +76,16 @@ def check_shares(validation_fraction: float, train_fraction: float, split: objec
         owner: Name of the data module, the beginning of the error.
 
     Raises:
-        ValueError: They are not.
+        TypeError: They are no numbers.
+        ValueError: They are out of range.
     """
-    if not 0 <= validation_fraction < 1:
+    expected = "a fraction, such as 0.25"
+    if not 0 <= real_number(validation_fraction, f"`{owner}(validation_fraction={{}})`", expected) < 1:
         raise ValueError(
             f"`{owner}(validation_fraction={validation_fraction})`: expected a fraction in [0, 1). To hold out 30 "
             "% of the training identifiers write 0.3, for no validation 0."
         )
-    if not 0 < train_fraction <= 1:
+    if not 0 < real_number(train_fraction, f"`{owner}(train_fraction={{}})`", expected) <= 1:
         raise ValueError(
             f"`{owner}(train_fraction={train_fraction})`: expected a fraction in (0, 1]. To train on 25 % of the "
             "recordings write 0.25."
@@ -140,13 +143,27 @@ def split_fold(
     else:
         rows = unreduced[fraction_rows(train.iloc[unreduced], train_fraction, seed)]
         how = f"train_fraction={train_fraction}"
+    for side, column in (("train", "training"), ("test", "test")):
+        if not wanted[side].any():
+            asked = " and ".join(f"{parameter}={names!r}" for parameter, names in _asked(only))
+            raise ValueError(
+                f"{folder.owner}: expected {asked} to leave a clip on each side, found none of the {len(clips[side])} "
+                f"{column} clips of that kind. Ask for devices and cities that both sides have."
+            )
+    if held_out.any() and not (held_out & wanted["train"]).any():
+        rank_zero_warn(
+            f"{folder.owner}: no validation clip is left of the devices and cities that were asked for, so there is no "
+            "validation. Ask for more of them, or raise validation_fraction."
+        )
     lost = sorted(set(scene_labels) - set(train["scene_label"].iloc[rows]))
     if lost:
+        more = "" if train_fraction == 1 and listed is None else "Use a larger fraction, or more"
+        more = more or ("Ask for more" if any(names is not None for names in only.values()) else "The set lacks")
         fewer = ", fewer clips than scenes," if len(rows) < len(scene_labels) else ""
         raise ValueError(
             f"{folder.owner}: expected {how} to leave every scene a training clip, found {len(rows)} clips for "
-            f"{len(scene_labels)} scenes{fewer} and none of {', '.join(lost)}. Use a larger fraction, or more devices "
-            "and cities."
+            f"{len(scene_labels)} scenes{fewer} and none of {', '.join(lost)}. {more} "
+            "devices and cities."
         )
     return Fold(
         clips=clips,
@@ -160,6 +177,11 @@ def split_fold(
         devices=sorted({*train["device"][wanted["train"]], *test["device"][wanted["test"]]}),
         cities=sorted({*train["city"][wanted["train"]].dropna(), *test["city"][wanted["test"]].dropna()}),
     )
+
+
+def _asked(only: Mapping[str, Sequence[str] | None]) -> list[tuple[str, Sequence[str]]]:
+    words = {"device": "devices", "city": "cities"}
+    return [(words[column], names) for column, names in only.items() if names is not None]
 
 
 def _positions(names: list[str], column: pd.Series[str]) -> npt.NDArray[np.int64]:

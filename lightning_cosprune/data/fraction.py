@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from lightning_cosprune.data.numbers import real_number, whole_number
 from lightning_cosprune.data.shuffle import SeededShuffle
 
 
@@ -40,7 +41,8 @@ def nested_fraction(table: pd.DataFrame, fraction: float, seed: int = 0) -> pd.D
         >>> len(nested_fraction(table, 0.5))
         2
     """
-    return table.iloc[fraction_rows(table, fraction, seed)]
+    rows = fraction_rows(table, fraction, seed)
+    return table.iloc[rows]
 
 
 def fraction_rows(table: pd.DataFrame, fraction: float, seed: int = 0) -> npt.NDArray[np.intp]:
@@ -57,7 +59,13 @@ def fraction_rows(table: pd.DataFrame, fraction: float, seed: int = 0) -> npt.ND
     Raises:
         ValueError: As there.
     """
-    check_fraction(fraction, f"`nested_fraction(fraction={fraction})`")
+    fraction = check_fraction(fraction, "`nested_fraction(fraction={})`")
+    seed = whole_number(seed, "`nested_fraction(seed={})`", 0, 10**16 - 1)
+    if not isinstance(table, pd.DataFrame):
+        raise TypeError(
+            "`nested_fraction(table=...)`: expected a pandas data frame with the columns scene_label, device and "
+            f"parent, found a {type(table).__name__}. `DCASEScenes.tables()` gives such tables."
+        )
     missing = [column for column in ("scene_label", "device", "parent") if column not in table.columns]
     if missing:
         raise ValueError(
@@ -139,18 +147,26 @@ def seeded_hash(names: npt.NDArray[np.object_], seed: int) -> npt.NDArray[np.uin
     return pd.util.hash_array(names, hash_key=f"{seed:016d}", categorize=False)
 
 
-def check_fraction(fraction: float, subject: str) -> None:
+def check_fraction(fraction: float, subject: str) -> float:
     """Refuse what is no fraction of a training set.
 
     Args:
         fraction: Should be in (0, 1].
-        subject: Whose parameter it is, the beginning of the error.
+        subject: Whose parameter it is, the beginning of the error, with ``{}`` in the place of the value.
 
     Raises:
-        ValueError: It is not.
+        TypeError: It is no number.
+        ValueError: It is out of range.
+
+    Returns:
+        The fraction as a ``float``.
     """
-    if not 0 < fraction <= 1:
-        raise ValueError(f"{subject}: expected a fraction in (0, 1]. For a quarter of the recordings write 0.25.")
+    number = real_number(fraction, subject, "a fraction in (0, 1]")
+    if not 0 < number <= 1:
+        raise ValueError(
+            f"{subject.format(fraction)}: expected a fraction in (0, 1]. For a quarter of the recordings write 0.25."
+        )
+    return number
 
 
 class FractionSampler(SeededShuffle):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,6 +23,7 @@ from lightning_cosprune.data.features.front_ends import FrontEnd, named_front_en
 from lightning_cosprune.data.features.log_mel import LogMel
 from lightning_cosprune.data.features.store import FeatureStore
 from lightning_cosprune.data.fold import Fold, check_shares, split_fold
+from lightning_cosprune.data.numbers import whole_number
 from lightning_cosprune.data.shuffle import SeededShuffle
 from lightning_cosprune.data.tables import COLUMNS, SceneFolder
 
@@ -120,16 +121,12 @@ class DCASEScenes(LightningDataModule):
         name = type(self).__name__
         check_shares(validation_fraction, train_fraction, split, name)
         check_storage(clip_seconds, cache, cache_dtype, name)
-        for parameter, value, least in (
-            ("fold", fold, 1),
-            ("batch_size", batch_size, 1),
-            ("num_workers", num_workers, 0),
-        ):
-            if value < least:
-                raise ValueError(
-                    f"`{name}({parameter}={value})`: expected a whole number of at least {least}. Write {least} or "
-                    "more."
-                )
+        fold = whole_number(fold, f"`{name}(fold={{}})`", 1)
+        batch_size = whole_number(batch_size, f"`{name}(batch_size={{}})`", 1)
+        num_workers = whole_number(num_workers, f"`{name}(num_workers={{}})`", 0)
+        seed = whole_number(seed, f"`{name}(seed={{}})`", 0, 10**16 - 1)
+        for parameter, names in (("devices", devices), ("cities", cities)):
+            _check_names(names, f"`{name}({parameter}={names!r})`")
         self.root = Path(root).expanduser()
         self.fold = fold
         front_end = named_front_end(
@@ -137,9 +134,9 @@ class DCASEScenes(LightningDataModule):
         )
         self.features, self.normalize = front_end.log_mel, front_end.normalize
         self.resample = resample
-        self.clip_seconds = clip_seconds
-        self.validation_fraction = validation_fraction
-        self.train_fraction = train_fraction
+        self.clip_seconds = None if clip_seconds is None else float(clip_seconds)
+        self.validation_fraction = float(validation_fraction)
+        self.train_fraction = float(train_fraction)
         self.split = None if split is None else Path(split).expanduser()
         self.only = {"device": devices, "city": cities}
         self.evaluation_root = None if evaluation_root is None else Path(evaluation_root).expanduser()
@@ -366,3 +363,14 @@ class DCASEScenes(LightningDataModule):
                 stores |= evaluation.open({"predict": self._read_evaluation()})
             self._stores = stores
         return self._stores
+
+
+def _check_names(names: Any, subject: str) -> None:
+    many = isinstance(names, Iterable) and getattr(names, "shape", None) != ()
+    found = names if many else [names]
+    wrong = next((one for one in found if not isinstance(one, str)), None) if names is not None else None
+    if wrong is not None:
+        raise TypeError(
+            f'{subject}: expected names such as ["a", "b"], or None for all, found a {type(wrong).__name__}. Write '
+            "them in quotes."
+        )

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
+from lightning_cosprune.data.numbers import whole_number
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -33,7 +35,7 @@ class SeededShuffle(Sampler[int]):
 
     def __init__(self, rows: Sequence[int], *, seed: int = 0, shuffle: bool = True) -> None:
         self.rows = list(rows)
-        self.seed = seed
+        self.seed = whole_number(seed, f"`{type(self).__name__}(seed={{}})`", -(2**63), 2**63)
         self.shuffle = shuffle
         self.epoch = 0
 

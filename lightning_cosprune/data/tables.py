@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_cosprune.data.csv_file import read_rows
 
@@ -94,6 +96,7 @@ class SceneFolder:
             meta["identifier"] = meta["filename"].str.extract(r"([^/_]+)[^/]*$", expand=False)
         if "source_label" not in meta:  # the TUT sets before 2018 have one device
             meta["source_label"] = "a"
+        self._check_spelling(meta, path)
         meta = meta.rename(columns={"source_label": "device"})
         meta["city"] = meta["identifier"].str.extract(r"^([^-]*)-", expand=False)
         meta["parent"] = meta["filename"].str.replace(_PIECE, r"\1-\2", regex=True)
@@ -219,6 +222,19 @@ class SceneFolder:
             path, columns, name=self._short(path), owner=self.owner, optional=optional, separator=separator
         )
 
+    def _check_spelling(self, meta: pd.DataFrame, path: Path) -> None:
+        """Refuse scenes that differ in capitals alone: each would silently be a class of its own."""
+        scenes = sorted(meta["scene_label"].unique())
+        spellings: dict[str, str] = {}
+        for scene in scenes:
+            known = spellings.setdefault(unicodedata.normalize("NFC", scene).casefold(), scene)
+            if known != scene:
+                row = meta[meta["scene_label"] == scene].iloc[0]
+                raise ValueError(
+                    f"{self.owner}: expected one spelling of each scene in {self._short(path)}, found {known!r} and "
+                    f"{scene!r} (line {row['line']}). Write them alike in all csv files."
+                )
+
     def _check_sides(self, train: pd.DataFrame, test: pd.DataFrame) -> None:
         shared = test["filename"].isin(train["filename"])
         if shared.any():
@@ -233,6 +249,13 @@ class SceneFolder:
             raise ValueError(
                 f"{self.owner}: expected at least a training clip for each of {scenes} scenes, found {len(train)} "
                 f"clips in {train['source'].iloc[0]}. Add clips or take scenes out."
+            )
+        places = set(train["identifier"]) & set(test["identifier"])
+        if places:
+            rank_zero_warn(
+                f"{self.owner}: expected other places in the test than in training, found {min(places)!r} and "
+                f"{len(places) - 1} more identifiers in both. What is tested on was partly heard in training; scores "
+                "will be too good."
             )
         unknown = ~test["scene_label"].isin(train["scene_label"])
         if unknown.any():

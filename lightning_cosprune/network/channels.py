@@ -20,6 +20,7 @@ from lightning_cosprune.network.forward import (
     call,
     evaluating,
     float_tensors,
+    forward_failed,
     outside_inference_mode,
     same_random_state,
     unchanged,
@@ -316,11 +317,7 @@ def _trace(model: nn.Module, example_inputs: Any) -> tp.DependencyGraph:
                 verbose=False,
             )
     except Exception as error:
-        raise ValueError(
-            f"The forward pass of {type(model).__name__} on the example input failed, so the layers that read each "
-            f"other are unknown: {type(error).__name__}: {error}. Pass `example_inputs` that `forward` accepts: a "
-            "tensor, or a tuple of its positional or a mapping of its keyword arguments."
-        ) from error
+        raise forward_failed(model, error) from error
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)

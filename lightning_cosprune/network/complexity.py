@@ -14,7 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightning_cosprune.network.forward import call, evaluating, unchanged
+from lightning_cosprune.network.forward import call, evaluating, forward_failed, unchanged
+from lightning_cosprune.network.layers import check_model
 
 __all__ = ["Complexity", "measure_complexity"]
 
@@ -61,10 +62,15 @@ def measure_complexity(model: nn.Module, example_inputs: Any) -> Complexity:
     Returns:
         The counts, with the input shapes they hold for.
 
+    Raises:
+        TypeError: ``model`` is no module.
+        ValueError: The forward pass fails.
+
     Example:
         >>> measure_complexity(nn.Conv2d(1, 4, 3, padding=1), torch.zeros(1, 1, 8, 8)).macs
         2304
     """
+    check_model(model, "measure_complexity")
     stored = _stored_tensors(model)
     quiet = warnings.catch_warnings()
     with (
@@ -77,7 +83,10 @@ def measure_complexity(model: nn.Module, example_inputs: Any) -> Complexity:
     ):
         # The counter's hooks fire once more for compiled modules, which count nothing themselves.
         warnings.filterwarnings("ignore", message="Using `torch.compile")
-        call(model, example_inputs)
+        try:
+            call(model, example_inputs)
+        except Exception as error:  # a network may fail in any way
+            raise forward_failed(model, error) from error
     return Complexity(
         params=sum(tensor.numel() for tensor in stored),
         trainable_params=sum(parameter.numel() for parameter in model.parameters()),

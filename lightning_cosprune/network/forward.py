@@ -18,6 +18,7 @@ __all__ = [
     "eager",
     "evaluating",
     "float_tensors",
+    "forward_failed",
     "outside_inference_mode",
     "same_random_state",
     "unchanged",
@@ -33,6 +34,27 @@ def call(model: nn.Module, example_inputs: Any) -> Any:
     args, kwargs = as_call(example_inputs)
     with eager():
         return model(*args, **kwargs)
+
+
+def forward_failed(model: nn.Module, error: Exception) -> ValueError:
+    """What to raise where a network does not run on the example input.
+
+    Returns:
+        An error that says how to give one that it runs on, or that it has no ``forward`` at all.
+    """
+    what = f"The forward pass of {type(model).__name__} on the example input failed"
+    own = getattr(type(model).forward, "__qualname__", "")
+    if isinstance(error, NotImplementedError) and own in ("_forward_unimplemented", "LightningModule.forward"):
+        parts = [name for name, part in model.named_children() if any(True for _ in part.parameters())]
+        named = f", such as {parts[0]!r}" if parts else ""
+        return ValueError(
+            f"{what}: it has no `forward`. Prune the part that has one{named}: pass that part in place of the whole, "
+            "or its name as `CosineFilterPruning(module=...)`."
+        )
+    return ValueError(
+        f"{what}: {type(error).__name__}: {error}. Pass `example_inputs` that `forward` accepts: a tensor, or a tuple "
+        "of its positional or a mapping of its keyword arguments."
+    )
 
 
 def eager() -> contextlib.AbstractContextManager[Any]:

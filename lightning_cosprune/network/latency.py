@@ -169,7 +169,7 @@ def check_backend(backend: str, caller: str, parameter: str) -> None:
     Raises:
         ValueError: With the names that there are.
     """
-    if backend not in BACKENDS:
+    if not isinstance(backend, str) or backend not in BACKENDS:
         raise ValueError(f"`{caller}({parameter}={backend!r})`: expected {' or '.join(map(repr, BACKENDS))}.")
 
 

@@ -184,12 +184,12 @@ def parse_budget(
     Raises:
         ValueError: A limit, a name or a data type is not understood.
     """
-    if budget is not None and budget not in BUDGETS:
+    if budget is not None and (not isinstance(budget, str) or budget not in BUDGETS):
         raise ValueError(
             f"`{caller}(budget={budget!r})`: expected {' or '.join(map(repr, BUDGETS))}. For a limit of your own write "
             'max_macs="30 MMACs", max_params=100_000 or max_bytes="128 kB".'
         )
-    if deployed_as is not None and deployed_as not in DTYPES:
+    if deployed_as is not None and (not isinstance(deployed_as, str) or deployed_as not in DTYPES):
         raise ValueError(f"`{caller}(deployed_as={deployed_as!r})`: expected {' or '.join(map(repr, DTYPES))}.")
     preset = BUDGETS[budget] if budget else Budget()
     given = {"macs": max_macs, "params": max_params, "bytes": max_bytes, "latency": max_latency}

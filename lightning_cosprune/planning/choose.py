@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_cosprune.network.channels import ChannelGroup, channel_groups
 from lightning_cosprune.network.latency import check_backend
-from lightning_cosprune.network.layers import is_depthwise, prunable_layers
+from lightning_cosprune.network.layers import check_model, is_depthwise, prunable_layers
 from lightning_cosprune.planning.budget import check_with_budget, parse_budget
 from lightning_cosprune.planning.curves import first_to_go
 from lightning_cosprune.planning.plan import PruningPlan
@@ -112,6 +112,7 @@ def plan_pruning(
 
     Source: Singh and Plumbley, INTERSPEECH 2022, section 2 (``"cosine"`` with ``"redundant"``).
     """
+    check_model(model, "plan_pruning")
     check_ratio(pruning_ratio, "plan_pruning")
     check_criterion(criterion, CRITERIA)
     limits = parse_budget(
@@ -132,6 +133,11 @@ def plan_pruning(
         raise ValueError(
             f"`plan_pruning(model={type(model).__name__}(...))`: expected at least one convolution, found none. Name "
             "the linear layers to prune with `layers=[...]`, or prune the part of the model that has convolutions."
+        )
+    if vectors is not None and not isinstance(vectors, Mapping):
+        raise TypeError(
+            f"`plan_pruning(vectors=...)`: expected a mapping from layer name to a tensor with one row a filter, found "
+            f"a {type(vectors).__name__}. `response_vectors` gives one."
         )
     if vectors is not None and criterion in _CRITERIA_OF_SIZE:
         raise ValueError(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
+
+from lightning_cosprune.data.numbers import as_whole
 
 __all__ = ["PruningPlan"]
 
@@ -22,6 +24,7 @@ class PruningPlan:
         notes: Layer name -> what else is to be known of its width, such as that it was chosen for speed.
 
     Raises:
+        TypeError: A number of a filter, or of filters, is no whole number.
         ValueError: A filter number is repeated or outside the layer, or none would be left.
     """
 
@@ -31,12 +34,21 @@ class PruningPlan:
     notes: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, idxs in self.pruned.items():
+        for parameter in ("pruned", "filters", "skipped", "notes"):
+            value = getattr(self, parameter)
+            if not isinstance(value, Mapping):
+                raise TypeError(
+                    f"`PruningPlan({parameter}=...)`: expected a mapping from layer name, found a "
+                    f"{type(value).__name__}. Write a dict, such as {{'stem': ...}}."
+                )
+        pruned = {name: _whole(f"pruned[{name!r}]", idxs) for name, idxs in self.pruned.items()}
+        filters_of = {name: _whole(f"filters[{name!r}]", [filters])[0] for name, filters in self.filters.items()}
+        for name, idxs in pruned.items():
             if name not in self.filters:
                 raise ValueError(
                     f"`PruningPlan.filters`: expected the number of filters of layer {name!r}, found none."
                 )
-            filters = self.filters[name]
+            filters = filters_of[name]
             if len(set(idxs)) != len(idxs) or any(not 0 <= idx < filters for idx in idxs):
                 raise ValueError(
                     f"`PruningPlan.pruned[{name!r}]`: expected distinct filter numbers in [0, {filters}), found {idxs}."
@@ -47,8 +59,8 @@ class PruningPlan:
                     "of them named for removal. A layer without filters cannot compute anything."
                 )
         # The mappings are copied and sealed, so that a plan that was checked stays the plan that was checked.
-        object.__setattr__(self, "pruned", MappingProxyType({name: sorted(idxs) for name, idxs in self.pruned.items()}))
-        object.__setattr__(self, "filters", MappingProxyType(dict(self.filters)))
+        object.__setattr__(self, "pruned", MappingProxyType({name: sorted(idxs) for name, idxs in pruned.items()}))
+        object.__setattr__(self, "filters", MappingProxyType(filters_of))
         object.__setattr__(self, "skipped", MappingProxyType(dict(self.skipped)))
         object.__setattr__(self, "notes", MappingProxyType(dict(self.notes)))
 
@@ -113,3 +125,15 @@ class PruningPlan:
             An equal plan.
         """
         return cls.from_dict(json.loads(text))
+
+
+def _whole(where: str, numbers: Any) -> list[int]:
+    found = list(numbers) if isinstance(numbers, Iterable) and not isinstance(numbers, str) else [numbers]
+    whole = [as_whole(number) for number in found]
+    if None in whole or isinstance(numbers, str):
+        wrong = numbers if isinstance(numbers, str) else found[whole.index(None)]
+        raise TypeError(
+            f"`PruningPlan.{where}`: expected whole numbers, found a {type(wrong).__name__}, {wrong!r:.60}. Write "
+            "numbers such as 3, without quotes and without a point."
+        )
+    return [number for number in whole if number is not None]

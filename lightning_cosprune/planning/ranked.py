@@ -86,8 +86,10 @@ class FilterRanking:
 
 def _vectors_of(name: str, filters: int, vectors: Mapping[str, Tensor]) -> Tensor:
     found = vectors.get(name)
-    if found is None or found.ndim < 2 or len(found) != filters:
-        shown = f"only {', '.join(vectors) or 'an empty mapping'}" if found is None else f"shape {tuple(found.shape)}"
+    if not isinstance(found, Tensor) or found.ndim < 2 or len(found) != filters:
+        shown = f"only {', '.join(map(str, vectors)) or 'an empty mapping'}"
+        if found is not None:
+            shown = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
         raise ValueError(
             f"`plan_pruning(vectors=...)`: expected one row for each of the {filters} filters of {name!r}, found "
             f"{shown}. Measure it too, or name it in `ignored_layers`."

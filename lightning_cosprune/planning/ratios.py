@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
-__all__ = ["Counts", "PruningRatio", "check_counts", "check_ratio", "match_layers", "resolve_counts", "resolve_ratios"]
+from lightning_cosprune.data.numbers import as_real, as_whole
+
+__all__ = [
+    "Counts",
+    "PruningRatio",
+    "check_counts",
+    "check_patterns",
+    "check_ratio",
+    "match_layers",
+    "resolve_counts",
+    "resolve_ratios",
+]
 
 PruningRatio = float | Literal["redundant"] | Mapping[str, float]
 
@@ -39,8 +50,8 @@ def check_ratio(pruning_ratio: PruningRatio, caller: str) -> None:
     else:
         given = {repr(pruning_ratio): pruning_ratio}
     for shown, ratio in given.items():
-        number = isinstance(ratio, (int, float)) and not isinstance(ratio, bool)
-        if not number or not 0 <= ratio < 1:
+        number = as_real(ratio)
+        if number is None or not 0 <= number < 1:
             raise ValueError(
                 f"`{caller}(pruning_ratio={shown})`: expected a fraction in [0, 1), the part of a layer's filters that "
                 "is removed. To remove 20 % of each layer's filters write 0.2."
@@ -53,8 +64,8 @@ def check_counts(parameter: str, counts: Counts, caller: str) -> None:
     Raises:
         ValueError: With the value that was found and what to write instead.
     """
-    numbers = list(counts.values()) if isinstance(counts, Mapping) else [counts]
-    if not numbers or any(type(number) is not int or number < 1 for number in numbers):
+    numbers = [as_whole(number) for number in (counts.values() if isinstance(counts, Mapping) else [counts])]
+    if not numbers or any(number is None or number < 1 for number in numbers):
         example = "keep multiples of eight filters" if parameter == "round_to" else "keep eight filters at least"
         raise ValueError(
             f"`{caller}({parameter}={counts!r})`: expected a whole number, 1 or more, or a mapping from layer pattern "
@@ -72,11 +83,11 @@ def resolve_counts(parameter: str, counts: Counts, modules: Mapping[str, nn.Modu
         The numbers; a layer that no pattern matches has none.
     """
     if not isinstance(counts, Mapping):
-        return dict.fromkeys(modules, counts)
+        return dict.fromkeys(modules, int(counts))
     found: dict[str, int] = {}
     for pattern, number in counts.items():
         for name in match_layers(parameter, [pattern], modules):
-            found.setdefault(name, number)
+            found.setdefault(name, int(number))
     return found
 
 
@@ -100,18 +111,28 @@ def resolve_ratios(
 
     chosen = convolutions if layers is None else reach("layers", [layers] if isinstance(layers, str) else layers)
     if not isinstance(pruning_ratio, Mapping):
-        return {name: pruning_ratio for name in modules if name in chosen}
+        given: float | Literal["redundant"] = "redundant" if pruning_ratio == "redundant" else float(pruning_ratio)
+        return {name: given for name in modules if name in chosen}
     ratios: dict[str, float | Literal["redundant"]] = {}
     for pattern, ratio in pruning_ratio.items():
         for name in reach("pruning_ratio", [pattern]):
-            ratios.setdefault(name, ratio)
+            ratios.setdefault(name, float(ratio))
     return {name: ratios[name] for name in modules if name in ratios and (layers is None or name in chosen)}
 
 
 def match_layers(parameter: str, patterns: Sequence[str | nn.Module], modules: Mapping[str, nn.Module]) -> set[str]:
-    """Names of the layers that any of ``patterns`` names or holds."""
+    """Names of the layers that any of ``patterns`` names or holds.
+
+    Raises:
+        TypeError: A pattern is no name.
+        ValueError: A pattern matches no layer.
+
+    Returns:
+        The names.
+    """
     if isinstance(patterns, (str, nn.Module)):
         patterns = [patterns]
+    check_patterns(parameter, patterns)
     matched: set[str] = set()
     for pattern in patterns:
         if isinstance(pattern, nn.Module):  # as in Torch-Pruning, whose `ignored_layers` holds modules
@@ -134,6 +155,25 @@ def match_layers(parameter: str, patterns: Sequence[str | nn.Module], modules: M
             )
         matched |= found
     return matched
+
+
+def check_patterns(parameter: str, patterns: Any) -> None:
+    """Refuse what is no sequence of names or modules.
+
+    Raises:
+        TypeError: With what was found.
+    """
+    alone = isinstance(patterns, (str, nn.Module))
+    many = isinstance(patterns, Iterable) and getattr(patterns, "shape", None) != ()
+    wrong = None if many else patterns
+    if not alone and many:
+        wrong = next((one for one in patterns if not isinstance(one, (str, nn.Module))), alone)
+    if not alone and (wrong is not False):
+        raise TypeError(
+            f"`{parameter}={patterns!r}`: expected a sequence of names or patterns of layers, found "
+            f"{'None' if wrong is None else f'a {type(wrong).__name__}, {wrong!r:.60}'}. Write names such as "
+            f"{parameter}=['stem', 'blocks.*'], and [] for none."
+        )
 
 
 def _as_written(name: str) -> str:

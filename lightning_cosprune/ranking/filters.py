@@ -76,7 +76,7 @@ def filter_vectors(weight: Weight, kind: Literal["prototype", "flat"] = "prototy
         tensor([[ 0.7071, -0.7071],
                 [-0.7071,  0.7071]])
     """
-    if kind not in ("prototype", "flat"):
+    if not isinstance(kind, str) or kind not in ("prototype", "flat"):
         raise ValueError(f'`filter_vectors(kind={kind!r})`: expected "prototype" or "flat".')
     parts = []
     for layer in coupled_layers(weight):

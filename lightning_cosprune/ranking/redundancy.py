@@ -182,7 +182,7 @@ def check_criterion(criterion: str | Callable[..., Tensor], known: Sequence[str]
     Raises:
         ValueError: With what was found, the names that there are and the nearest of them.
     """
-    if callable(criterion) or criterion in known:
+    if callable(criterion) or (isinstance(criterion, str) and criterion in known):
         return
     close = difflib.get_close_matches(str(criterion), known, n=1, cutoff=0.4)
     raise ValueError(
@@ -278,7 +278,7 @@ def _similarity_factor(
                 f'`nystrom_columns={columns!r}`: expected a number of columns, their numbers, "auto", or None.'
             )
         columns = similarities.nystrom_columns(rows)
-    elif isinstance(columns, int):
+    elif isinstance(columns, int) and not isinstance(columns, bool):
         columns = min(columns, len(alive))
     return nystrom_factor(rows, columns), alive, dead
 

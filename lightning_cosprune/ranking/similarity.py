@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -170,9 +171,14 @@ def nearest_neighbours(
         Number of the nearest other filter, and the similarity to it; -1 and 0 where there is no other filter.
 
     Raises:
-        ValueError: ``ties`` is unknown.
+        ValueError: ``ties`` is unknown, or ``decimals`` is no number of decimals.
     """
-    if ties not in ("stable", "numpy1"):
+    if decimals is not None and (type(decimals) is not int or not 0 <= decimals <= 15):
+        raise ValueError(
+            f"`decimals={decimals!r}`: expected None, or a whole number of decimals from 0 to 15. Write 5 to round as "
+            "the scripts of 2023 do."
+        )
+    if not isinstance(ties, str) or ties not in ("stable", "numpy1"):
         raise ValueError(f'`ties={ties!r}`: expected "stable" or "numpy1".')
     eps = torch.finfo(factor.dtype).eps
     if queries is None:
@@ -220,12 +226,20 @@ def _rounded(similarity: Tensor, decimals: int | None) -> Tensor:
 def _column_idxs(
     columns: int | Sequence[int] | Int[Tensor, " columns"], filters: int, device: torch.device
 ) -> Int[Tensor, " columns"]:
-    idxs = torch.arange(max(columns, 0)) if isinstance(columns, int) else torch.as_tensor(columns)
+    try:
+        if getattr(columns, "ndim", 0):  # one number in a row is no number of columns
+            raise TypeError
+        idxs = torch.arange(min(max(operator.index(columns), 0), filters + 1))  # type: ignore[arg-type]
+    except TypeError:
+        try:
+            idxs = torch.as_tensor(columns)
+        except (TypeError, ValueError, RuntimeError):
+            idxs = torch.empty(0)
     fit = idxs.ndim == 1 and len(idxs) > 0 and not idxs.is_floating_point()
     if not fit or bool(((idxs < 0) | (idxs >= filters)).any()):
         raise ValueError(
-            f"`columns={columns!r}`: expected a number from 1 to {filters}, for that many of the first columns, or "
-            f"numbers of columns from 0 to {filters - 1}."
+            f"`columns={columns!r:.80}`: expected a number from 1 to {filters}, for that many of the first columns, "
+            f"or numbers of columns from 0 to {filters - 1}."
         )
     return idxs.to(device)
 
@@ -234,7 +248,7 @@ def _column_order(unit: Float[Tensor, "filters dim"], choose: str, seed: int) ->
     filters = len(unit)
     if choose == "first":
         return torch.arange(filters, device=unit.device)
-    if choose not in ("random", "leverage"):
+    if not isinstance(choose, str) or choose not in ("random", "leverage"):
         raise ValueError(f'`nystrom_columns(choose={choose!r})`: expected "first", "random" or "leverage".')
     shares = torch.ones(filters, dtype=torch.float64)
     if choose == "leverage":

@@ -15,7 +15,7 @@ from lightning_cosprune.network.channels import ChannelGraph, ChannelGroup
 from lightning_cosprune.network.complexity import Complexity, measure_complexity
 from lightning_cosprune.network.forward import outside_inference_mode
 from lightning_cosprune.network.latency import FAST_BLOCK
-from lightning_cosprune.network.layers import is_depthwise, is_layer, layer_weight, num_filters
+from lightning_cosprune.network.layers import check_model, is_depthwise, is_layer, layer_weight, num_filters
 from lightning_cosprune.network.pruners import RefusedError, Replacement
 from lightning_cosprune.network.rollback import Snapshot
 from lightning_cosprune.ranking.filters import filter_vectors
@@ -67,6 +67,7 @@ def apply_plan(
             is not finite, or nothing can be removed. Nothing is changed then, nor by anything else that is raised, such
             as an interrupt from the keyboard.
     """
+    check_model(model, "apply_plan")
     _check_plan(plan, dict(model.named_modules()))
     check_optimizers(optimizers)
     example_inputs = tree_map(outside_inference_mode, example_inputs)
@@ -140,6 +141,11 @@ def _off_block(layer: LayerReport, modules: Mapping[str, nn.Module]) -> str | No
 
 
 def _check_plan(plan: PruningPlan, modules: Mapping[str, nn.Module]) -> None:
+    if not isinstance(getattr(plan, "filters", None), Mapping):
+        raise TypeError(
+            f"`apply_plan(plan=...)`: expected a `PruningPlan`, found a {type(plan).__name__}. Make one with "
+            "`plan_pruning`, or from a dict with `PruningPlan.from_dict`."
+        )
     for name, filters in plan.filters.items():
         layer = modules.get(name)
         if layer is None or not is_layer(layer) or is_depthwise(layer):

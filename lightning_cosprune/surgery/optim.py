@@ -17,8 +17,18 @@ def check_optimizers(optimizers: Iterable[Optimizer]) -> None:
     """Refuse optimizers whose state cannot be cut to the kept filters, before anything is changed.
 
     Raises:
+        TypeError: They are no sequence of optimizers.
         ValueError: A state has a shape of its own, or the optimizer keeps one flat vector over all parameters.
     """
+    many = isinstance(optimizers, Iterable) and getattr(optimizers, "shape", None) != ()
+    wrong = [one for one in optimizers if not isinstance(one, Optimizer)] if many else None
+    if wrong is None or wrong:
+        alone = isinstance(optimizers, Optimizer)
+        raise TypeError(
+            f"`optimizers=...`: expected a list of optimizers of PyTorch, found "
+            f"{type(wrong[0] if wrong else optimizers).__name__}"
+            f"{' without a list' if alone else ''}. Write `optimizers=[optimizer]`."
+        )
     for optimizer in optimizers:
         if isinstance(optimizer, torch.optim.LBFGS):
             found = "its history as flat vectors over all parameters"

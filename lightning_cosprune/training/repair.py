@@ -32,7 +32,7 @@ def check_repair(repair: Any, caller: str) -> None:
     Raises:
         ValueError: With what was found and the names that there are.
     """
-    if repair is not None and repair not in METHODS:
+    if repair is not None and (not isinstance(repair, str) or repair not in METHODS):
         raise ValueError(
             f'`{caller}(repair={repair!r})`: expected None, {" or ".join(map(repr, METHODS))}. "least_squares" needs '
             "unlabelled samples, see `calibration`; the others need none."

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from lightning_cosprune.data.numbers import as_whole
+
 __all__ = ["Schedule", "parse_schedule"]
 
 _SHAPES = ("linear", "cubic")
@@ -54,12 +56,12 @@ def parse_schedule(at_epoch: Any, shape: str, caller: str) -> Schedule:
     Raises:
         ValueError: With what was found and what to write instead.
     """
-    if shape not in _SHAPES:
+    if not isinstance(shape, str) or shape not in _SHAPES:
         raise ValueError(f'`{caller}(schedule={shape!r})`: expected "linear" or "cubic".')
     epochs: list[Any]
     if isinstance(at_epoch, Mapping):
-        parts = {"start": 0, "every": 1, **at_epoch}
-        whole = all(type(part) is int for part in parts.values())
+        parts: dict[str, Any] = {"start": 0, "every": 1, **{key: as_whole(part) for key, part in at_epoch.items()}}
+        whole = all(part is not None for part in parts.values())
         if set(parts) != {"start", "stop", "every"} or not whole or parts["every"] < 1:
             raise ValueError(
                 f"`{caller}(at_epoch={dict(at_epoch)!r})`: expected whole numbers for start, stop and every. To prune "
@@ -67,8 +69,9 @@ def parse_schedule(at_epoch: Any, shape: str, caller: str) -> Schedule:
             )
         epochs = list(range(parts["start"], parts["stop"], parts["every"]))
     else:
-        epochs = list(at_epoch) if isinstance(at_epoch, Iterable) else [at_epoch]
-    if not epochs or any(type(epoch) is not int or epoch < 0 for epoch in epochs) or epochs != sorted(set(epochs)):
+        many = isinstance(at_epoch, Iterable) and getattr(at_epoch, "shape", None) != ()
+        epochs = [as_whole(epoch) for epoch in (at_epoch if many else [at_epoch])]
+    if not epochs or any(epoch is None or epoch < 0 for epoch in epochs) or epochs != sorted(set(epochs)):
         raise ValueError(
             f"`{caller}(at_epoch={at_epoch!r})`: expected an epoch counted from 0, a rising sequence of such epochs, "
             "or a mapping with start, stop and every. To prune before training write 0."

@@ -19,8 +19,8 @@ def read(path: Path, content: bytes, **options: bool | str) -> list[list[object]
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
 def test_rows_know_their_lines(tmp_path: Path, mark: bytes, end: bytes) -> None:
-    content = mark + end.join([b"scene_label\tfilename\tmore", b'bus\t"a"\t1', b"", b"park\tNA\t2", b""])
-    assert read(tmp_path / "a.csv", content) == [['"a"', "bus", 2], ["NA", "park", 4]]
+    content = mark + end.join([b"scene_label\tfilename\tmore", b'bus\ta"b\t1', b"", b"park\tNA\t2", b""])
+    assert read(tmp_path / "a.csv", content) == [['a"b', "bus", 2], ["NA", "park", 4]]
 
 
 def test_a_text_file_needs_no_header(tmp_path: Path) -> None:
@@ -48,3 +48,37 @@ def test_what_is_optional_may_be_missing(tmp_path: Path) -> None:
 def test_each_fault_is_told(tmp_path: Path, content: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read(tmp_path / "a.csv", content, separator=",")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            b"filename,scene_label\na.wav,bus \n",
+            r"scene_label as it is in a\.csv line 2, found a space .*'bus '.*Take the",
+        ),
+        (b"filename,scene_label\nb,bus\n a.wav,bus\n", r"filename as it is in a\.csv line 3, found a space"),
+        (b'filename,scene_label\n"a.wav",bus\n', r"line 2, found quotes around it.*without quotes"),
+        (b"filename,scene_label\naudio\\a.wav,bus\n", r"with / between folders .*line 2; .*Write 'audio/a\.wav'"),
+        (
+            b"filename,scene_label\nb,bus\ncaf\xe9.wav,bus\n",
+            r"UTF-8 text in a\.csv, .*line 3, perhaps 'caf\xe9\.wav,bus' in lat",
+        ),
+        ("filename,scene_label\na.wav,bus\n".encode("utf-16"), r"UTF-8 text in a\.csv, found UTF-16.*Save it as UTF-8"),
+    ],
+)
+def test_what_other_programs_leave_is_told(tmp_path: Path, content: bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path / "a.csv", content, separator=",")
+
+
+def test_a_file_that_may_not_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (tmp_path / "a.csv").write_text("filename\n")
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    with pytest.raises(
+        PermissionError, match=r"`owner`: expected a\.csv to be readable, found 'Permission denied'\. Give"
+    ):
+        read_rows(tmp_path / "a.csv", COLUMNS, name="a.csv", owner="`owner`")

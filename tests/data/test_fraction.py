@@ -126,7 +126,7 @@ def test_what_is_no_fraction_is_refused(fraction: float) -> None:
 
 @pytest.mark.parametrize("seed", [-1, 10**16])
 def test_a_seed_beyond_the_key_is_refused(seed: int) -> None:
-    with pytest.raises(ValueError, match=f"seed={seed}.*16 digits"):
+    with pytest.raises(ValueError, match=f"seed={seed}.*a whole number from 0 to {10**16 - 1}"):
         nested_fraction(equal_strata(2), 0.5, seed)
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from lightning_cosprune.data import DCASEScenes, LogMel, SceneBatch
+from lightning_cosprune.data.features import fingerprint
 
 # `Folder` is the one of conftest.py: 24 training clips and 6 test clips of 0.2 s at 44.1 kHz.
 Folder = Any
@@ -507,3 +508,52 @@ def test_a_store_with_such_a_clip_from_an_earlier_release_is_told_too(folder: Fo
             folder.scenes().prepare_data()
     with pytest.raises(ValueError, match=rf"expected finite features.*{folder.train[3][0]}.*delete"):
         folder.scenes().prepare_data()
+
+
+def test_files_that_cannot_be_read_are_told_as_such(folder: Folder, monkeypatch: Any) -> None:
+    name = folder.train[5][0]
+    own, state = fingerprint._digest, Path.stat
+
+    def refused(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fingerprint, "_digest", lambda path: refused(path) if path.match(name) else own(path))
+        with pytest.raises(
+            PermissionError, match=rf"expected audio that can be read at .*{name}, found 'Permission denied'"
+        ):
+            folder.scenes().prepare_data()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", lambda path, **o: refused(path) if path.match("audio/*") else state(path, **o))
+        with pytest.raises(
+            PermissionError, match=r"line 2 at .*found 'Permission denied' there; so it is with 30 of the 30"
+        ):
+            folder.scenes().prepare_data()
+    (folder.root / name).unlink()
+    (folder.root / name).mkdir()
+    with pytest.raises(
+        IsADirectoryError, match=rf"line 7 at .*{name}, found 'a folder' there; so it is with 1 of the 30"
+    ):
+        folder.scenes().prepare_data()
+
+
+def test_the_warning_on_lengths_names_a_file_of_each_kind(folder: Folder) -> None:
+    sound(folder, folder.train[3][0], 1, seconds=0.15)
+    sound(folder, folder.train[7][0], 1, seconds=0.31)
+    with pytest.warns(
+        UserWarning, match=rf"{folder.train[3][0]} with 0\.150 s and .*{folder.train[7][0]} with 0\.310 s"
+    ):
+        folder.scenes().prepare_data()
+
+
+def test_a_damaged_header_is_told_before_anything_is_resampled(folder: Folder) -> None:
+    sound(folder, folder.train[3][0], 1, rate=1, seconds=8820)
+    with pytest.raises(ValueError, match=rf"a sample rate from 1,000 to .* in .*{folder.train[3][0]}, found 1 Hz"):
+        folder.scenes().prepare_data()
+
+
+def test_remembered_hashes_are_used_by_the_next_run(folder: Folder, monkeypatch: Any) -> None:
+    monkeypatch.setattr(fingerprint, "_SETTLED_NS", -1)
+    folder.scenes().prepare_data()
+    monkeypatch.setattr(fingerprint, "_digest", lambda path: pytest.fail(f"{path} was read again"))
+    folder.scenes().prepare_data()

@@ -78,6 +78,7 @@ def test_parents_are_the_ten_second_recordings(folder: Folder) -> None:
     assert table["city"].isna().tolist() == [False] * 4 + [True]
 
 
+@pytest.mark.filterwarnings("ignore:.*expected other places in the test")
 def test_tables_of_the_true_size(tmp_path: Path) -> None:
     # 230,350 rows in a layout like TAU 2022's; no time is asserted, but a slow way would be felt here.
     recordings = pd.DataFrame({"number": range(23_035)})
@@ -232,3 +233,52 @@ def test_the_line_of_a_fault_counts_from_the_first_row_where_there_is_no_header(
     path.write_text("audio/nowhere.wav\tbus\n" + path.read_text())
     with pytest.raises(ValueError, match=r"found 'audio/nowhere.wav' \(line 1\)"):
         folder.scenes().tables()
+
+
+@pytest.mark.parametrize("other", ["BUS", "Bus"])
+def test_scenes_that_differ_in_capitals_alone_are_told(folder: Folder, other: str) -> None:
+    for table in (folder.meta, folder.train):
+        table[3][1] = other
+    folder.write_csv()
+    with pytest.raises(
+        ValueError, match=rf"one spelling of each scene in meta\.csv, found '{other}' and 'bus' \(line 2\)"
+    ):
+        folder.scenes().tables()
+
+
+def test_a_scene_and_a_place_called_na_are_names(folder: Folder) -> None:
+    for table in (folder.meta, folder.train, folder.test):
+        for row in table:
+            row[1] = "NA" if row[1] == "bus" else row[1]
+    folder.meta[0][2] = "nan-1"
+    folder.write_csv()
+    tables = folder.scenes(validation_fraction=0).tables()
+    assert folder.scenes().scene_labels == ["NA", "park", "tram"]
+    assert tables["train"]["identifier"].iloc[0] == "nan-1"
+    assert tables["train"]["city"].iloc[0] == "nan"
+
+
+def test_a_place_on_both_sides_is_warned_of(folder: Folder) -> None:
+    folder.meta[-1][2] = folder.meta[0][2]
+    folder.write_csv()
+    with pytest.warns(UserWarning, match=r"found 'lyon-0' and 0 more identifiers in both.*scores will be too good"):
+        folder.scenes().tables()
+
+
+@pytest.mark.parametrize(("device", "message"), [("s", "24 training clips"), ("b", "6 test clips")])
+def test_a_filter_that_empties_a_side_is_told(folder: Folder, device: str, message: str) -> None:
+    with pytest.raises(
+        ValueError, match=rf"expected devices='{device}' to leave a clip on each side, found none of the {message}"
+    ):
+        folder.scenes(devices=device).tables()
+
+
+def test_a_filter_that_leaves_no_validation_is_warned_of(folder: Folder) -> None:
+    """Only the last place of each scene, which is never held out, is of the device."""
+    scenes = folder.scenes(validation_fraction=0.3)
+    held = set(scenes.tables()["validation"]["filename"])
+    for row in folder.meta:
+        row[3] = "x" if row[0] not in held else "y"
+    folder.write_csv()
+    with pytest.warns(UserWarning, match="no validation clip is left of the devices and cities"):
+        folder.scenes(devices="x").tables()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -27,7 +27,8 @@ def check_augment(augment: Any, cache: str, owner: str) -> tuple[Augmentation, .
         TypeError: One is no :class:`Augmentation`.
         ValueError: One works on waveforms, and features are kept.
     """
-    several = () if augment is None else (augment,) if isinstance(augment, nn.Module) else tuple(augment)
+    alone = isinstance(augment, nn.Module) or not isinstance(augment, Iterable) or getattr(augment, "shape", None) == ()
+    several = () if augment is None else (augment,) if alone else tuple(augment)
     for one in several:
         if not isinstance(one, Augmentation):
             raise TypeError(

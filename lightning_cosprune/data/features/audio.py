@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -10,6 +11,10 @@ import soundfile
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+_RATES = (1_000, 768_000)
+"""Lower and higher ones are none of sound; to resample a header's 1 Hz would make hours of seconds."""
 
 
 class AudioHeader(NamedTuple):
@@ -46,7 +51,16 @@ def read_header(path: Path, owner: str) -> AudioHeader:
             f"{owner}: expected sound in {path}, found no samples. Replace the file or take its row out of the csv "
             "files."
         )
+    _check_rate(info.samplerate, path, owner)
     return AudioHeader(info.samplerate, info.frames)
+
+
+def _check_rate(rate: int, path: Path, owner: str) -> None:
+    if not _RATES[0] <= rate <= _RATES[1]:
+        raise ValueError(
+            f"{owner}: expected a sample rate from {_RATES[0]:,} to {_RATES[1]:,} Hz in {path}, found {rate} Hz in its "
+            "header. The header is damaged: write the file anew or take its row out of the csv files."
+        )
 
 
 def read_clip(path: Path, sample_rate: int, samples: int, owner: str) -> npt.NDArray[np.float32]:
@@ -70,6 +84,7 @@ def read_clip(path: Path, sample_rate: int, samples: int, owner: str) -> npt.NDA
     try:
         with soundfile.SoundFile(path) as file:
             found_rate = file.samplerate
+            _check_rate(found_rate, path, owner)
             # The same numbers; libsndfile itself takes six times as long to make them of 16 bits.
             by_hand = file.subtype == "PCM_16"
             sound = file.read(dtype="int16" if by_hand else "float32", always_2d=True)
@@ -111,8 +126,16 @@ def unreadable(path: Path, owner: str, error: Exception) -> ValueError:
     Returns:
         The error to raise.
     """
-    size = path.stat().st_size if path.is_file() else 0
-    found = "an empty file" if size == 0 else f"{size:,} bytes that do not decode ({error})"
+    if path.is_dir():
+        found = "a folder"
+    elif not os.access(path, os.R_OK):
+        return ValueError(
+            f"{owner}: expected a wav, flac or ogg file that may be read at {path}, found one that this user may not "
+            "read. Change its permissions."
+        )
+    else:
+        size = path.stat().st_size
+        found = "an empty file" if size == 0 else f"{size:,} bytes that do not decode ({error})"
     return ValueError(
         f"{owner}: expected a wav, flac or ogg file at {path}, found {found}. Download or unpack it again."
     )

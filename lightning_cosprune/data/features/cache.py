@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import stat
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -25,6 +27,7 @@ from lightning_cosprune.data.features.build_store import build_store
 from lightning_cosprune.data.features.extraction import LogMelExtractor
 from lightning_cosprune.data.features.fingerprint import ContentHashes
 from lightning_cosprune.data.features.store import FeatureStore, band_moments, open_store
+from lightning_cosprune.data.numbers import real_number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,7 +89,13 @@ class ClipCache:
         paths = {split: [self.root / name for name in table["filename"]] for split, table in clips.items()}
         states = _states(clips, paths, self.owner)
         hashes = ContentHashes(self.folder / f"{self._set_name}-{_short(str(self.root.resolve()))}.hashes.json")
-        digests = {split: hashes(paths[split], states[split], progress=self.progress) for split in clips}
+        try:
+            digests = {split: hashes(paths[split], states[split], progress=self.progress) for split in clips}
+        except OSError as error:
+            raise type(error)(
+                f"{self.owner}: expected audio that can be read at {error.filename}, found {error.strerror!r}. Change "
+                "the permissions, unpack the file again, or take its row out of the csv files."
+            ) from error
 
         # The store of the first table remembers the duration for the others.
         samples = None if self.clip_seconds is None else round(self.clip_seconds * self.features.sample_rate)
@@ -108,7 +117,7 @@ class ClipCache:
             if samples is None:
                 samples = _most_common(lengths[: len(paths[first])])
                 locations |= {split: self._location(digests[split], samples) for split in others}
-            self._warn_of_other_lengths(lengths, samples)
+            self._warn_of_other_lengths(lengths, samples, absent)
             self._make_folder()
         assert samples is not None
         if self.folder.is_dir() and os.access(self.folder, os.W_OK):
@@ -209,15 +218,18 @@ class ClipCache:
                 )
         return np.array([round(header.samples * wanted / header.sample_rate) for header in headers], dtype=np.int64)
 
-    def _warn_of_other_lengths(self, lengths: npt.NDArray[np.int64], samples: int) -> None:
+    def _warn_of_other_lengths(self, lengths: npt.NDArray[np.int64], samples: int, paths: Sequence[Path]) -> None:
         # One sample is what rounding makes of equal durations at different rates.
         shorter, longer = int(np.sum(lengths < samples - 1)), int(np.sum(lengths > samples + 1))
+        extremes = [int(lengths.argmin())] * (shorter > 0) + [int(lengths.argmax())] * (longer > 0)
+        rate = self.features.sample_rate
+        shown = " and ".join(f"{paths[row]} with {lengths[row] / rate:.3f} s" for row in extremes)
         # Cutting to a duration that was asked for needs no warning; padding does: silence is not what was recorded.
         if shorter or (longer and self.clip_seconds is None):
             rank_zero_warn(
                 f"{self.owner}: {shorter + longer} of {len(lengths)} clips do not last "
-                f"{samples / self.features.sample_rate:.3f} s: {shorter} shorter ones are filled with silence, "
-                f"{longer} longer ones cut. Choose another duration with clip_seconds."
+                f"{samples / rate:.3f} s: {shorter} shorter ones are filled with silence, {longer} longer ones cut, "
+                f"such as {shown}. Choose another duration with clip_seconds."
             )
 
 
@@ -233,6 +245,8 @@ def check_storage(clip_seconds: float | None, content: str, precision: str, owne
     Raises:
         ValueError: They are not.
     """
+    if clip_seconds is not None:
+        real_number(clip_seconds, f"`{owner}(clip_seconds={{}})`", "a positive duration in seconds, or None")
     if clip_seconds is not None and not 0 < clip_seconds < float("inf"):
         raise ValueError(
             f"`{owner}(clip_seconds={clip_seconds})`: expected a positive duration in seconds. For the duration "
@@ -242,7 +256,7 @@ def check_storage(clip_seconds: float | None, content: str, precision: str, owne
         ("cache", content, get_args(Content)),
         ("cache_dtype", precision, get_args(Precision)),
     ):
-        if word not in words:
+        if not isinstance(word, str) or word not in words:
             raise ValueError(f"`{owner}({parameter}={word!r})`: expected {words[0]!r} or {words[1]!r}. Choose one.")
 
 
@@ -265,18 +279,28 @@ def _states(
     clips: dict[str, pd.DataFrame], paths: dict[str, list[Path]], owner: str
 ) -> dict[str, list[os.stat_result]]:
     states: dict[str, list[os.stat_result]] = {split: [] for split in clips}
-    missing: list[tuple[str, int]] = []
+    missing: list[tuple[str, int, OSError]] = []
     for split in clips:
         for row, path in enumerate(paths[split]):
             try:
-                states[split].append(path.stat())
-            except OSError:  # noqa: PERF203 - one missing file must not hide how many others are
-                missing.append((split, row))
+                state = path.stat()
+                if stat.S_ISDIR(state.st_mode):
+                    raise IsADirectoryError(errno.EISDIR, "a folder")
+                states[split].append(state)
+            except OSError as error:  # noqa: PERF203 - one missing file must not hide how many others are
+                missing.append((split, row, error))
     if missing:
-        split, row = missing[0]
+        split, row, first = missing[0]
         line, source = clips[split]["line"].iloc[row], clips[split]["source"].iloc[row]
+        where = f"{owner}: expected the audio of {source} line {line} at {paths[split][row]}"
+        if not isinstance(first, (FileNotFoundError, NotADirectoryError)):
+            raise type(first)(
+                f"{where}, found {first.strerror!r} there; so it is with {len(missing)} of the "
+                f"{sum(map(len, paths.values()))} files of this fold. Give this user the right to read the files and "
+                "to enter their folders, or move away what is in their place."
+            )
         raise FileNotFoundError(
-            f"{owner}: expected the audio of {source} line {line} at {paths[split][row]}, found no such file; "
+            f"{where}, found no such file; "
             f"{len(missing)} of the {sum(map(len, paths.values()))} files of this fold are missing. Unpack the missing "
             "archive or take the rows out."
         )

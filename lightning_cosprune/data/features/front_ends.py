@@ -99,7 +99,7 @@ def named_front_end(features: LogMel | str, owner: str = "`named_front_end(featu
     """
     if isinstance(features, LogMel):
         return NamedFrontEnd(features, normalize=True, source="")
-    if features not in FRONT_ENDS:
+    if not isinstance(features, str) or features not in FRONT_ENDS:
         raise ValueError(
             f"{owner.format(features)}: expected {', '.join(map(repr, FRONT_ENDS))} or a LogMel(...), found "
             f"{features!r}. To state the numbers yourself write LogMel(sample_rate=..., ...)."

@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lightning_cosprune.data.numbers import real_number, whole_number
+
 
 @dataclass(frozen=True)
 class LogMel:
@@ -79,8 +81,14 @@ class LogMel:
     def __post_init__(self) -> None:
         for name in ("sample_rate", "window_length", "hop_length", "n_fft", "n_mels", "num_frames"):
             size = getattr(self, name)
-            if size is not None and (not isinstance(size, int) or size < 1):
-                raise ValueError(f"`LogMel({name}={size!r})`: expected a positive whole number.")
+            if size is not None or name != "num_frames":
+                object.__setattr__(self, name, whole_number(size, f"`LogMel({name}={{}})`", 1))
+        for name in ("fmin", "fmax", "epsilon"):
+            if getattr(self, name) is not None or name != "fmax":
+                found = getattr(self, name)
+                number = real_number(found, f"`LogMel({name}={{}})`", "a number")
+                if type(found) not in (int, float):  # they are part of a cache's key as they are
+                    object.__setattr__(self, name, number)
         if self.window_length > self.n_fft:
             raise ValueError(
                 f"`LogMel(window_length={self.window_length}, n_fft={self.n_fft})`: expected a window of at most n_fft "
@@ -91,12 +99,12 @@ class LogMel:
                 f"`LogMel(fmin={self.fmin}, fmax={self.fmax})`: expected 0 <= fmin < fmax <= "
                 f"{self.sample_rate / 2:g}, half the sample rate."
             )
-        if self.epsilon <= 0:
+        if not self.epsilon > 0:
             raise ValueError(
                 f"`LogMel(epsilon={self.epsilon})`: expected a positive number, the logarithm of 0 is infinite."
             )
         for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
+            if not isinstance(getattr(self, name), (str, int, type(None))) or getattr(self, name) not in choices:
                 raise ValueError(
                     f"`LogMel({name}={getattr(self, name)!r})`: expected one of {', '.join(map(repr, choices))}. "
                     f"The default is {choices[0]!r}."
@@ -126,6 +134,12 @@ class LogMel:
         """
         available = 1 + samples // self.hop_length
         frames = (available - (not self.last_frame)) if self.num_frames is None else self.num_frames
+        if not frames >= 1 and self.num_frames is None:
+            raise ValueError(
+                f"`LogMel(hop_length={self.hop_length})`: expected clips of at least {self.hop_length} samples, one "
+                f"step from frame to frame, found {samples} ({samples / self.sample_rate:g} s at {self.sample_rate} "
+                "Hz). Use longer clips, or have them padded, as by `DCASEScenes(clip_seconds=...)`."
+            )
         if not 1 <= frames <= available:
             raise ValueError(
                 f"`LogMel(num_frames={self.num_frames})`: expected clips of at least "

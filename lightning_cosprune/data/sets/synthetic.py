@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from lightning_cosprune.data.disk import telling_full_disk
 from lightning_cosprune.data.fold import Fold
+from lightning_cosprune.data.numbers import whole_number
 from lightning_cosprune.data.scenes import DCASEScenes
 from lightning_cosprune.data.sets.soundscape import DEVICES, SAMPLE_RATE, SCENES, random_envelope, render
 
@@ -84,10 +85,15 @@ class SyntheticScenes(DCASEScenes):
         seed: int = 0,
         **options: Any,
     ) -> None:
-        if layout not in {"tau2020", "tau2022"}:
+        if not isinstance(layout, str) or layout not in ("tau2020", "tau2022"):
             raise ValueError(
                 f"`SyntheticScenes(layout={layout!r})`: expected 'tau2020' or 'tau2022'. Choose one of them."
             )
+        num_recordings = whole_number(num_recordings, "`SyntheticScenes(num_recordings={})`", 0)
+        num_cities = whole_number(num_cities, "`SyntheticScenes(num_cities={})`", 1, len(CITIES))
+        seed = whole_number(seed, "`SyntheticScenes(seed={})`", 0, 10**16 - 1)
+        if recording_seconds is not None:
+            recording_seconds = whole_number(recording_seconds, "`SyntheticScenes(recording_seconds={})`", 1)
         if num_recordings < 100 or num_recordings % 100:
             raise ValueError(
                 f"`SyntheticScenes(num_recordings={num_recordings})`: expected a multiple of 100, so that ten scenes "
@@ -95,16 +101,6 @@ class SyntheticScenes(DCASEScenes):
             )
         if recording_seconds is None:
             recording_seconds = 2 if layout == "tau2022" else 10
-        if recording_seconds < 1:
-            raise ValueError(
-                f"`SyntheticScenes(recording_seconds={recording_seconds})`: expected a whole number of seconds. The "
-                "TAU sets have 10."
-            )
-        if not 1 <= num_cities <= len(CITIES):
-            raise ValueError(
-                f"`SyntheticScenes(num_cities={num_cities})`: expected 1 to {len(CITIES)} cities, as many as the TAU "
-                f"sets name. The default is {len(CITIES)}."
-            )
         if features is None:
             features = "dcase2022" if layout == "tau2022" else "dcase2021"
         super().__init__(root, features=features, seed=seed, **options)

@@ -26,13 +26,16 @@ class _TAUScenes(PublishedScenes):
         train = fold.clips["train"]
         in_pieces = bool((train["parent"] != train["filename"]).any())
         devices = sorted({*train["device"], *fold.clips["test"]["device"]})
-        if (in_pieces, len(devices) > 1) != (self.in_pieces, self.many_devices):
-            example = f"audio/airport-lisbon-1000-40000{'-0' * self.in_pieces}-a.wav"
+        many = devices != ["a"]  # part of a set of many devices may be of one, but that of one device has no other
+        if (in_pieces, many) != (self.in_pieces, self.many_devices):
+            pieces = {True: "one-second pieces, such as audio/airport-lisbon-1000-40000-0-a.wav", False: "recordings"}
+            kinds = {True: "several devices", False: "device a alone"}
+            found = f"{pieces[in_pieces].partition(',')[0]}, such as {train['filename'].iloc[0]}"
             raise ValueError(
-                f"{self._owner}: expected {self.set_name}, clips such as {example} of "
-                f"{'several devices' if self.many_devices else 'one device'}, found {train['filename'].iloc[0]} and "
-                f"the device{'s' * (len(devices) > 1)} {', '.join(devices)}: another set. Use the class of its year, "
-                "or DCASEScenes."
+                f"{self._owner}: expected {self.set_name}, {pieces[self.in_pieces]} of {kinds[self.many_devices]}, "
+                f"found {found}, of the device{'s' * (len(devices) > 1)} {', '.join(devices)}: another set, or a part "
+                "of this one that cannot be told from another. Use the class of its year, or "
+                f"DCASEScenes(root, features={self.default_features!r}) for the front end of this one."
             )
         return fold
 

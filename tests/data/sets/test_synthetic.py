@@ -175,8 +175,8 @@ def test_before_it_is_written_it_says_how(tmp_path: Path) -> None:
         ({"layout": "tau2019"}, r"layout='tau2019'.*expected 'tau2020' or 'tau2022'"),
         ({"num_recordings": 150}, "multiple of 100"),
         ({"num_recordings": 0}, "multiple of 100"),
-        ({"recording_seconds": 0}, "whole number of seconds"),
-        ({"num_cities": 11}, "1 to 10 cities"),
+        ({"recording_seconds": 0}, "expected a whole number of at least 1"),
+        ({"num_cities": 11}, "expected a whole number from 1 to 10"),
     ],
 )
 def test_settings_out_of_range_are_refused(tmp_path: Path, option: dict[str, Any], message: str) -> None:
