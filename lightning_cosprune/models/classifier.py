@@ -125,7 +125,18 @@ class SceneClassifier(LightningModule):
         return features
 
     def on_fit_start(self) -> None:
-        """Move the teacher to where the network is."""
+        """Move the teacher to where the network is; hold the number of classes against the data module's.
+
+        Raises:
+            ValueError: The data have another number of scenes.
+        """
+        scenes = getattr(getattr(self.trainer, "datamodule", None), "scene_labels", None)
+        if scenes is not None and len(scenes) != self.hparams["num_classes"]:
+            raise ValueError(
+                f"`SceneClassifier(num_classes={self.hparams['num_classes']})`: expected a class for each scene of the "
+                f"data, found {len(scenes)} scenes: {', '.join(scenes)}. Write num_classes={len(scenes)}, and give the "
+                "network as many outputs."
+            )
         for teacher in self._teacher:
             teacher.to(self.device, self.dtype if isinstance(self.dtype, torch.dtype) else None)
 

@@ -206,3 +206,20 @@ def test_a_teacher_with_other_classes_is_refused(tmp_path: Path) -> None:
         distil(tmp_path, clips(), teacher=DCASE2022Baseline(3))
     with pytest.raises(ValueError, match=r"`SceneClassifier\(alpha=2\)`: expected the teacher's share"):
         SceneClassifier(Given(), alpha=2)
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
+@pytest.mark.parametrize("num_classes", [2, 10])
+def test_another_number_of_scenes_is_told_before_training(tmp_path: Path, num_classes: int) -> None:
+    """Without validation too, where no metric would notice."""
+
+    class Scenes(pl.LightningDataModule):
+        scene_labels = ("bus", "park", "tram")
+
+        def train_dataloader(self) -> DataLoader:
+            return DataLoader(TensorDataset(torch.zeros(4, 1, 40, 51), torch.arange(4) % 3), batch_size=2)
+
+    module = SceneClassifier(DCASE2022Baseline(num_classes), num_classes=num_classes)
+    trainer = trainer_for(tmp_path, max_epochs=1, enable_checkpointing=False)
+    with pytest.raises(ValueError, match=rf"num_classes={num_classes}\)`: .*found 3 scenes: bus, park, tram"):
+        trainer.fit(module, datamodule=Scenes())

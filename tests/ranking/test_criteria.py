@@ -8,6 +8,7 @@ from weights import CASES, checkpoint_layers, laws, normal
 
 from lightning_cosprune.ranking import criteria
 from lightning_cosprune.ranking.criteria import SCORES
+from lightning_cosprune.ranking.redundancy import rank_filters
 
 DETERMINISTIC = [name for name in SCORES if name != "random"]
 # (1e200)**2 has no place in a float: what the formula asks for is infinite.
@@ -111,3 +112,15 @@ def test_trained_weights_equal_the_reference(name):
         weight = tensor[:, :6].double()  # a few channels: the reference is slow
         expected = np.array(getattr(reference, name)(weight.numpy()))
         np.testing.assert_allclose(SCORES[name](weight).numpy(), expected, rtol=1e-9, atol=1e-10 * expected.max())
+
+
+@pytest.mark.parametrize("tiny", [0.0, 1e-30])
+def test_dead_filters_go_first_or_stay_as_the_docs_say(tiny):
+    """Filters that are alike, and one that is dead."""
+    weight = 1 + 0.1 * normal(8, 3, 3, 3)
+    weight[4] = tiny
+    place = {name: rank_filters(weight, name).tolist().index(4) for name in ("cosine", "l1", "l2", "operator_norm")}
+    assert place == {"cosine": 0, "l1": 0, "l2": 0, "operator_norm": 7}
+    many = 1 + 0.1 * normal(32, 3, 3, 3)
+    many[4] = 1e-3  # with a weight of 0 the mean of the layer is 0
+    assert rank_filters(many, "geometric_mean").tolist()[-1] == 4

@@ -477,6 +477,8 @@ def test_a_depthwise_layer_is_reported_without_partners() -> None:
     model = nn.Sequential(nn.Conv2d(1, 6, 3), nn.Conv2d(6, 6, 3, groups=6), nn.Conv2d(6, 2, 3))
     report = apply_plan(model, PruningPlan({"0": [4, 5]}, {"0": 6}), torch.randn(2, 1, 12, 12))
     assert [len(layer.partners) for layer in report.layers] == [2, 0]
+
+
 @pytest.mark.parametrize(
     ("owner", "name"),
     [
