@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from recipes.cells import read
-from recipes.repair import esc10, summarize
+from recipes.repair import esc10, summarize, yamnet
 
 ROOT = Path(__file__).parents[2]
 TOLD = re.compile(r"\d+\.\d \([+-]\d+\.\d ± \d+\.\d\)")
@@ -19,7 +19,9 @@ TOLD = re.compile(r"\d+\.\d \([+-]\d+\.\d ± \d+\.\d\)")
 @pytest.fixture(scope="module")
 def measured() -> set[str]:
     cells = read(ROOT / "recipes" / "repair" / "esc10.csv", esc10.Cell)
-    return set(TOLD.findall(summarize.esc10_table(cells) + summarize.after_training_table(cells)))
+    tables = summarize.esc10_table(cells) + summarize.after_training_table(cells)
+    tagger = read(ROOT / "recipes" / "repair" / "yamnet.csv", yamnet.Cell)
+    return set(TOLD.findall(tables + summarize.yamnet_table(tagger)))
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/choose.md", "docs/repair.md", "docs/troubleshooting.md"])
