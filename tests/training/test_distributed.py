@@ -176,11 +176,16 @@ def test_processes_that_cut_different_filters_stop(tmp_path):
     assert "The processes pruned differently: [0] and [1] do not" in run.stderr.replace("[1] and [0]", "[0] and [1]")
 
 
+def test_what_every_process_can_tell_at_the_start_stops_each_by_itself(tmp_path):
+    run = launch(tmp_path, ddp={}, pruning={"layers": ["nowhere"]})
+    assert run.returncode != 0
+    assert "`layers='nowhere'`: expected" in run.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"sabotage": "fail_on_rank_1", "pruning": {"pruning_ratio": 0.5}}, "no memory on this one"),
-        ({"pruning": {"layers": ["nowhere"]}}, "`layers='nowhere'`: expected"),
         ({"sabotage": "fail_in_the_repair_on_rank_1", **REPAIRED}, "no memory on this one"),
         ({"sabotage": "fail_on_rank_1", **REPAIRED}, "no memory on this one"),
     ],
