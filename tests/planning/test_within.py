@@ -9,7 +9,7 @@ from torch import nn
 from zoo import CASES, SPECTROGRAM, Case, Residual, conv, conv_bn, separable
 
 from lightning_cosprune import apply_plan, measure_complexity, plan_pruning
-from lightning_cosprune.models import DCASE2021Baseline, DCASE2022Baseline
+from lightning_cosprune.models import CPMobile, DCASE2021Baseline, DCASE2022Baseline
 
 BASELINE_INPUT = torch.zeros(1, 1, 40, 51)
 
@@ -172,6 +172,20 @@ def test_dcase_networks_and_their_budgets():
     wide = plain((96, 160))
     plan = plan_pruning(wide, SPECTROGRAM, budget="dcase2024", deployed_as="float16")
     assert 0.9 * 64_000 < after(wide, plan).trainable_params <= 64_000
+
+
+def test_cp_mobile_within_the_rule_of_its_year():
+    torch.manual_seed(0)
+    model, second = CPMobile(base_channels=40), torch.zeros(1, 1, 256, 65)
+    dense = measure_complexity(model, second)
+    assert 2 * dense.trainable_params > 128_000 or dense.macs > 30e6
+    plan = plan_pruning(model, second, budget="dcase2024", deployed_as="float16")
+    found = after(model, plan, second)
+    assert 2 * found.trainable_params <= 128_000
+    assert found.macs <= 30_000_000
+    assert 2 * found.trainable_params > 0.97 * 128_000 or found.macs > 0.97 * 30e6
+    with pytest.raises(ValueError, match=r"found at most 20,000 MACs; the smallest .* is"):
+        plan_pruning(model, second, budget="dcase2024", max_macs="0.02 MMACs")
 
 
 def test_networks_of_separable_blocks_keep_depthwise_layers_in_step():
