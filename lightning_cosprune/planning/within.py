@@ -29,13 +29,16 @@ from lightning_cosprune.planning.speed import Stopwatch
 from lightning_cosprune.planning.widths import Costs, choose_widths
 from lightning_cosprune.surgery.report import PruningReport
 
-__all__ = ["UNREAD", "kept_whole", "plan_within"]
+__all__ = ["TRUST", "UNREAD", "kept_whole", "plan_within"]
 
 _KEPT = "the budget is met without it: the filters of other layers save more for less error"
 _MET = "the network meets the budget as it is"
 UNREAD = "no convolution or linear layer that the calibration data reach reads its filters"
 _SINGLE = "too few filters to remove one"
 _ATTEMPTS = 5
+TRUST = 0.5
+"""In error curves, as far as errors that add up behind several cuts are concerned; measured in recipes/budget."""
+
 _SHOWN = {"macs": "MACs", "params": "parameters", "bytes": "bytes"}
 
 
@@ -206,7 +209,11 @@ def plan_within(
         planner.check_feasible(costs, aims)
         groups, curves = planner.groups, planner.curves
         chosen = choose_widths(
-            [curves[group].widths for group in groups], [curves[group].errors for group in groups], costs, aims
+            [curves[group].widths for group in groups],
+            [curves[group].errors for group in groups],
+            costs,
+            aims,
+            trust=TRUST,
         )
         assert chosen is not None, "the least widths meet the limits"
         pruned = {

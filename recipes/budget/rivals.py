@@ -18,6 +18,8 @@ from lightning_cosprune.network.channels import ChannelGroup, channel_groups
 from lightning_cosprune.planning.costs import CostModel
 from lightning_cosprune.planning.curves import ErrorCurve, allowed_widths, first_to_go, response_curves
 from lightning_cosprune.planning.rehearsal import as_plan
+from lightning_cosprune.planning.widths import choose_widths
+from lightning_cosprune.planning.within import TRUST
 
 CHOICES = ("uniform", "common error", "ours", "ours, 3 steps")
 
@@ -58,7 +60,7 @@ class Rivals:
 
     def __init__(self, dense: nn.Module, example: Tensor, calibration: Sequence[Tensor]) -> None:
         self.dense, self.example, self.calibration = dense, example, list(calibration)
-        self._curves: dict[ChannelGroup, ErrorCurve] = {}
+        self._curves: dict[bool, tuple[dict[ChannelGroup, ErrorCurve], float]] = {}
 
     def make(self, cost: str, share: float, choice: str) -> tuple[nn.Module, float, float]:
         """A network that costs at most ``share`` of the dense one, and the seconds of planning and of repairing it."""
@@ -67,10 +69,10 @@ class Rivals:
         dense = getattr(measure_complexity(network, self.example), cost)
         planning = repairing = 0.0
         for step in range(1, steps + 1):
-            start, before = time.process_time(), copy.deepcopy(network)
+            before = copy.deepcopy(network)
             limit = int(dense - step / steps * (1 - share) * dense + 1e-6)
-            plan = self._plan(network, cost, limit, choice)
-            planning += time.process_time() - start
+            plan, seconds = self._plan(network, cost, limit, choice)
+            planning += seconds
             report = apply_plan(network, plan, self.example)
             assert getattr(report.after, cost) <= limit
             start = time.process_time()
@@ -80,39 +82,55 @@ class Rivals:
 
     def ratio(self, network: nn.Module) -> float:
         """Measured time of a network, as a part of the dense one's."""
-        found = measure_latency(network, self.example, beside=self.dense, backend="channels_last", seconds=1.0).ratio
+        found = measure_latency(network, self.example, beside=self.dense, backend="channels_last", seconds=0.5).ratio
         assert found is not None
         return found
 
-    def _plan(self, network: nn.Module, cost: str, limit: int, choice: str) -> PruningPlan:
-        if choice.startswith("ours"):
-            return plan_pruning(
+    def _plan(self, network: nn.Module, cost: str, limit: int, choice: str) -> tuple[PruningPlan, float]:
+        """What one choice removes, and the seconds that takes, its error curves included."""
+        start = time.process_time()
+        if choice.endswith("steps"):
+            plan = plan_pruning(
                 network, self.example, criterion="response", calibration=self.calibration, **{f"max_{cost}": limit}
             )
-        curves = self._of_layers(network)
+            return plan, time.process_time() - start
+        curves, measuring = self._measured(by_output=choice == "ours")
+        start = time.process_time()
         costs = CostModel(network, self.example, list(curves))
-        rows = _uniform(curves) if choice == "uniform" else _common_error(curves)
-        fits = np.flatnonzero(costs(rows)[cost] <= limit)
-        widths = rows[fits[0]].tolist()  # from the largest on
-        return as_plan(
+        if choice == "ours":
+            # As plan_pruning does from here on, but that curves are measured once for all budgets.
+            options, errors = zip(*((curve.widths, curve.errors) for curve in curves.values()), strict=True)
+            found = choose_widths(options, errors, costs, {cost: limit}, TRUST)
+            assert found is not None
+            widths = found.tolist()
+        else:
+            rows = _uniform(curves) if choice == "uniform" else _common_error(curves)
+            widths = rows[np.flatnonzero(costs(rows)[cost] <= limit)[0]].tolist()  # from the largest on
+        plan = as_plan(
             {
                 group: sorted(first_to_go(curve.order, group, group.filters - width).tolist())
                 for (group, curve), width in zip(curves.items(), widths, strict=True)
                 if width < group.filters
             }
         )
+        return plan, measuring + time.process_time() - start
 
-    def _of_layers(self, network: nn.Module) -> dict[ChannelGroup, ErrorCurve]:
-        """Errors of the layers alone, on held-out clips, at every width."""
-        if not self._curves:
+    def _measured(self, by_output: bool) -> tuple[dict[ChannelGroup, ErrorCurve], float]:
+        """Curves of the errors of the outputs, or of layers alone at every width; and the seconds they took."""
+        if by_output not in self._curves:
+            start = time.process_time()
             groups = [
                 group
-                for group in channel_groups(network, self.example)
-                if group.refusal is None and isinstance(network.get_submodule(group.layers[0]), nn.Conv2d)
+                for group in channel_groups(self.dense, self.example)
+                if group.refusal is None and isinstance(self.dense.get_submodule(group.layers[0]), nn.Conv2d)
             ]
-            widths = {group: allowed_widths(group, 1, 1, options=group.filters) for group in groups}
-            self._curves = response_curves(network, self.example, widths, self.calibration, by_output=False)
-        return self._curves
+            widths = {
+                group: allowed_widths(group, 1, 1) if by_output else allowed_widths(group, 1, 1, options=group.filters)
+                for group in groups
+            }
+            curves = response_curves(self.dense, self.example, widths, self.calibration, by_output=by_output)
+            self._curves[by_output] = curves, time.process_time() - start
+        return self._curves[by_output]
 
 
 def _uniform(curves: dict[ChannelGroup, ErrorCurve]) -> np.ndarray:

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_cosprune import measure_complexity
+from lightning_cosprune import measure_complexity, plan_pruning
 from lightning_cosprune.data import LogMel, SyntheticScenes
+from lightning_cosprune.planning import widths
 from recipes.budget import esc10, summarize
 from recipes.budget.rivals import CHOICES, Budgeted, Rivals
 from recipes.cells import read
@@ -28,9 +29,20 @@ def test_every_choice_meets_the_budget(choice, cost, share):
     pruned, _, _ = Rivals(dense, example, [torch.randn(32, 1, 8, 8)]).make(cost, share, choice)
     ratio = getattr(measure_complexity(pruned, example), cost) / getattr(measure_complexity(dense, example), cost)
     assert 0.6 * share < ratio <= share
-    widths = [layer.out_channels for layer in pruned if isinstance(layer, nn.Conv2d)]
+    left = [layer.out_channels for layer in pruned if isinstance(layer, nn.Conv2d)]
     if choice == "uniform":
-        assert widths[0] / 12 == pytest.approx(widths[1] / 16, abs=0.1)
+        assert left[0] / 12 == pytest.approx(left[1] / 16, abs=0.1)
+
+
+@pytest.mark.parametrize("few", [True, False])
+def test_ours_is_what_plan_pruning_chooses(few, monkeypatch):
+    if not few:
+        monkeypatch.setattr(widths, "_EXACT", 0)
+    dense, example, calibration = network(), torch.zeros(1, 1, 8, 8), [torch.randn(32, 1, 8, 8)]
+    limit = measure_complexity(dense, example).macs // 2
+    plan = plan_pruning(dense, example, max_macs=limit, criterion="response", calibration=calibration)
+    found, _ = Rivals(dense, example, calibration)._plan(dense, "macs", limit, "ours")
+    assert found.pruned == plan.pruned
 
 
 @pytest.mark.slow
