@@ -1,4 +1,4 @@
-"""Means, and intervals of means."""
+"""Means, intervals of means, and how near two networks' scores are."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import math
 import statistics
 from collections.abc import Sequence
 
+import torch
 from scipy import stats
+from torch import Tensor
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -16,3 +18,13 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
         return mean, math.inf
     half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
     return mean, float(half)
+
+
+def agreement(scores: Tensor, dense: Tensor) -> float:
+    """Share of the clips, ``(clips, classes)``, of which both say the same."""
+    return (scores.argmax(dim=1) == dense.argmax(dim=1)).double().mean().item()
+
+
+def correlation(scores: Tensor, dense: Tensor) -> float:
+    """Pearson correlation over clips and classes together."""
+    return torch.corrcoef(torch.stack([scores.flatten(), dense.flatten()]).double())[0, 1].item()

@@ -15,9 +15,10 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_cosprune import measure_complexity
-from recipes.budget.rivals import CHOICES, Budgeted, Rivals, agreement, correlation, each
-from recipes.cells import read, write
+from torch import Tensor, nn
+
+from recipes.budget.rivals import CHOICES, Rivals
+from recipes.budget.study import Study
 from recipes.repair import esc10
 
 COSTS = ("macs", "params")
@@ -27,43 +28,17 @@ SHARES = (0.7, 0.5, 0.35, 0.25, 0.15)
 CLIPS = 80
 
 
-class Study:
-    """All networks of one fold and seed; what was measured is kept and not measured again."""
+def study_of(options: argparse.Namespace, fold: int, seed: int) -> Study:
+    """All networks that come of the dense one of one fold and seed."""
+    base = esc10.Study(argparse.Namespace(data=options.data, out=options.dense), fold, seed)
 
-    def __init__(self, options: argparse.Namespace, fold: int, seed: int) -> None:
-        self.fold, self.seed, self.count = fold, seed, options.clips
-        self.path = options.out / f"dcase2021_fold{fold}_seed{seed}.csv"
-        self.cells = {cell.key: cell for cell in read(self.path, Budgeted)}
-        self.base = esc10.Study(argparse.Namespace(data=options.data, out=options.dense), fold, seed)
-        self.rivals = Rivals(self.base.dense, self.base.example, self.base.calibration(options.clips))
+    def look(network: nn.Module) -> tuple[float, Tensor]:
+        scores = esc10.scores(network, base.test)
+        return (scores.argmax(dim=1) == base.labels).double().mean().item(), scores
 
-    def run(self, cost: str, share: float, choice: str) -> None:
-        if (cost, share, choice, self.count) in self.cells:
-            return
-        base = self.base
-        network, planning, repairing = self.rivals.make(cost, share, choice)
-        found = esc10.scores(network, base.test)
-        after = measure_complexity(network, base.example)
-        cell = Budgeted(
-            "DCASE2021Baseline",
-            self.fold,
-            self.seed,
-            cost,
-            share,
-            choice,
-            self.count,
-            accuracy=(found.argmax(dim=1) == base.labels).double().mean().item(),
-            agreement=agreement(found, base.dense_scores),
-            correlation=correlation(found, base.dense_scores),
-            params_removed=1 - after.params / base.dense_macs.params,
-            macs_removed=1 - after.macs / base.dense_macs.macs,
-            latency_ratio=self.rivals.ratio(network),
-            plan_seconds=planning,
-            repair_seconds=repairing,
-        )
-        self.cells[cell.key] = cell
-        write(self.path, Budgeted, self.cells.values())
-        print(cell, flush=True)
+    rivals = Rivals(base.dense, base.example, base.calibration(options.clips))
+    path = options.out / f"dcase2021_fold{fold}_seed{seed}.csv"
+    return Study("DCASE2021Baseline", fold, seed, options.clips, path, rivals, look)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -81,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", module="lightning")
     for seed in options.seeds:
         for fold in options.folds:
-            each(options.costs, options.shares, options.choices, Study(options, fold, seed).run)
+            study_of(options, fold, seed).run(options.costs, options.shares, options.choices)
 
 
 if __name__ == "__main__":

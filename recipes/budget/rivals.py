@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from lightning_cosprune import PruningPlan, apply_plan, measure_complexity, measure_latency, plan_pruning
@@ -22,31 +19,6 @@ from lightning_cosprune.planning.widths import choose_widths
 from lightning_cosprune.planning.within import TRUST
 
 CHOICES = ("uniform", "common error", "ours", "ours, 3 steps")
-
-
-@dataclass(frozen=True)
-class Budgeted:
-    """One network within one budget, calibrated on one draw of clips and looked at on test clips."""
-
-    network: str
-    fold: int
-    seed: int
-    cost: str
-    share: float
-    choice: str
-    clips: int
-    accuracy: float
-    agreement: float
-    correlation: float
-    params_removed: float
-    macs_removed: float
-    latency_ratio: float
-    plan_seconds: float
-    repair_seconds: float
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        return self.cost, self.share, self.choice, self.clips
 
 
 class Rivals:
@@ -145,21 +117,3 @@ def _common_error(curves: dict[ChannelGroup, ErrorCurve]) -> np.ndarray:
     levels = np.unique(np.concatenate([curve.errors for curve in curves.values()]))
     rows = [[int(curve.widths[np.argmax(curve.errors <= level)]) for curve in curves.values()] for level in levels]
     return np.array(rows)
-
-
-def agreement(scores: Tensor, dense: Tensor) -> float:
-    """Share of the clips of which both say the same."""
-    return (scores.argmax(dim=1) == dense.argmax(dim=1)).double().mean().item()
-
-
-def correlation(scores: Tensor, dense: Tensor) -> float:
-    """Pearson correlation over clips and classes together."""
-    return torch.corrcoef(torch.stack([scores.flatten(), dense.flatten()]).double())[0, 1].item()
-
-
-def each(costs: Sequence[str], shares: Sequence[float], choices: Sequence[str], do: Callable[..., None]) -> None:
-    """Every cell, all choices of one budget one after the other."""
-    for cost in costs:
-        for share in shares:
-            for choice in choices:
-                do(cost, share, choice)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from recipes.budget.rivals import CHOICES, Budgeted
+from recipes.budget.rivals import CHOICES
+from recipes.budget.study import Budgeted
 from recipes.repair.summarize import gather
 from recipes.statistics import interval
 

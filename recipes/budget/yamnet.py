@@ -16,12 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from lightning_cosprune import measure_complexity
 from lightning_cosprune.models import YAMNet, read_class_names
-from recipes.budget.rivals import CHOICES, Budgeted, Rivals, agreement, correlation, each
-from recipes.cells import read, write
+from recipes.budget.rivals import CHOICES, Rivals
+from recipes.budget.study import Study
 from recipes.repair.yamnet_esc10 import Clips, clip_logits, load_clips, zero_shot_accuracy
 
 COSTS = ("params", "macs")
@@ -32,46 +31,18 @@ CLIPS = 80
 EXAMPLE = (1, 1, 96, 64)
 
 
-class Study:
-    """All networks that one fold calibrates; what was measured is kept and not measured again."""
+def study_of(dense: nn.Module, clips: Clips, names: Sequence[str], fold: int, out: Path, count: int) -> Study:
+    """All networks that one fold calibrates."""
+    test = clips.of_fold(*(other for other in range(1, 6) if other != fold))
+    own = clips.of_fold(fold)
+    own = own[torch.randperm(len(own), generator=torch.Generator().manual_seed(fold))][:count]
+    rivals = Rivals(dense, torch.zeros(EXAMPLE), [clips.patches[own].flatten(0, 1)])
 
-    def __init__(self, dense: nn.Module, clips: Clips, names: Sequence[str], fold: int, out: Path, count: int) -> None:
-        self.dense, self.clips, self.names, self.fold, self.count = dense, clips, names, fold, count
-        self.path = out / f"yamnet_fold{fold}.csv"
-        self.cells = {cell.key: cell for cell in read(self.path, Budgeted)}
-        self.test = clips.of_fold(*(other for other in range(1, 6) if other != fold))
-        own = clips.of_fold(fold)
-        own = own[torch.randperm(len(own), generator=torch.Generator().manual_seed(fold))][:count]
-        self.rivals = Rivals(dense, torch.zeros(EXAMPLE), [clips.patches[own].flatten(0, 1)])
-        self.logits = clip_logits(dense, clips.patches[self.test])
+    def look(network: nn.Module) -> tuple[float, Tensor]:
+        logits = clip_logits(network, clips.patches[test])
+        return zero_shot_accuracy(logits, clips.labels[test], names), logits.mean(dim=1)
 
-    def run(self, cost: str, share: float, choice: str) -> None:
-        if (cost, share, choice, self.count) in self.cells:
-            return
-        network, planning, repairing = self.rivals.make(cost, share, choice)
-        logits = clip_logits(network, self.clips.patches[self.test])
-        found, dense = logits.mean(dim=1), self.logits.mean(dim=1)
-        before, after = (measure_complexity(one, torch.zeros(EXAMPLE)) for one in (self.dense, network))
-        cell = Budgeted(
-            "YAMNet",
-            self.fold,
-            0,
-            cost,
-            share,
-            choice,
-            self.count,
-            accuracy=zero_shot_accuracy(logits, self.clips.labels[self.test], self.names),
-            agreement=agreement(found, dense),
-            correlation=correlation(found, dense),
-            params_removed=1 - after.params / before.params,
-            macs_removed=1 - after.macs / before.macs,
-            latency_ratio=self.rivals.ratio(network),
-            plan_seconds=planning,
-            repair_seconds=repairing,
-        )
-        self.cells[cell.key] = cell
-        write(self.path, Budgeted, self.cells.values())
-        print(cell, flush=True)
+    return Study("YAMNet", fold, 0, count, out / f"yamnet_fold{fold}.csv", rivals, look)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -90,8 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     clips, names = load_clips(options.data), read_class_names(options.names)
     for fold in options.folds:
         start = time.perf_counter()
-        study = Study(dense, clips, names, fold, options.out, options.clips)
-        each(options.costs, options.shares, options.choices, study.run)
+        study = study_of(dense, clips, names, fold, options.out, options.clips)
+        study.run(options.costs, options.shares, options.choices)
         print(f"fold {fold}: {time.perf_counter() - start:.0f} s", flush=True)
 
 

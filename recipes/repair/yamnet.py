@@ -30,10 +30,9 @@ from recipes.repair.yamnet_esc10 import (
     Clips,
     clip_logits,
     load_clips,
-    logit_correlation,
-    top_class_agreement,
     zero_shot_accuracy,
 )
+from recipes.statistics import agreement, correlation
 
 RATIOS = (0.25, 0.4, 0.1, 0.5)
 """Parts of each layer's filters that go: 43, 63, 18 and 74 % of the multiply-accumulates."""
@@ -100,8 +99,8 @@ class Study:
             self.fold,
             *key,
             accuracy=zero_shot_accuracy(logits, self.clips.labels[self.test], self.names),
-            agreement=top_class_agreement(logits, dense),
-            correlation=logit_correlation(logits, dense),
+            agreement=agreement(logits.mean(dim=1), dense.mean(dim=1)),
+            correlation=correlation(logits.mean(dim=1), dense.mean(dim=1)),
             params_removed=0.0 if report is None else 1 - report.after.params / report.before.params,
             macs_removed=0.0 if report is None else 1 - report.after.macs / report.before.macs,
             seconds=seconds,

@@ -164,28 +164,6 @@ def zero_shot_accuracy(logits: Tensor, labels: Tensor, class_names: Sequence[str
     return right.double().mean().item()
 
 
-def top_class_agreement(logits: Tensor, dense: Tensor) -> float:
-    """Share of the clips whose largest mean logit, of all 521, is at the class of the dense network's.
-
-    Args:
-        logits: Of every patch, ``(clips, patches, 521)``.
-        dense: Those of the dense network, likewise.
-    """
-    same = logits.mean(dim=1).argmax(dim=1) == dense.mean(dim=1).argmax(dim=1)
-    return same.double().mean().item()
-
-
-def logit_correlation(logits: Tensor, dense: Tensor) -> float:
-    """Pearson correlation with the dense network of all mean logits, over clips and classes together.
-
-    Args:
-        logits: Of every patch, ``(clips, patches, 521)``.
-        dense: Those of the dense network, likewise.
-    """
-    pair = torch.stack([logits.mean(dim=1).flatten(), dense.mean(dim=1).flatten()])
-    return torch.corrcoef(pair.double())[0, 1].item()
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("weights", type=Path, help="yamnet.pt or yamnet.tflite")

@@ -10,7 +10,8 @@ from lightning_cosprune import measure_complexity, plan_pruning
 from lightning_cosprune.data import LogMel, SyntheticScenes
 from lightning_cosprune.planning import widths
 from recipes.budget import esc10, summarize
-from recipes.budget.rivals import CHOICES, Budgeted, Rivals
+from recipes.budget.rivals import CHOICES, Rivals
+from recipes.budget.study import Budgeted
 from recipes.cells import read
 from recipes.repair import esc10 as dense_study
 
@@ -51,14 +52,13 @@ def test_cells_are_measured_once_and_make_a_table_and_a_figure(tmp_path, monkeyp
     monkeypatch.setattr(dense_study, "EPOCHS", 1)
     monkeypatch.setattr(dense_study, "LogMel", lambda: LogMel(num_frames=51))
     options = argparse.Namespace(data=tmp_path / "scenes", out=tmp_path / "runs", dense=tmp_path / "dense", clips=16)
-    study = esc10.Study(options, fold=1, seed=0)
-    for choice in ("uniform", "ours"):
-        study.run("macs", 0.5, choice)
+    study = esc10.study_of(options, fold=1, seed=0)
+    study.run(["macs"], [0.5], ["uniform", "ours"])
     cells = read(study.path, Budgeted)
     assert [cell.choice for cell in cells] == ["uniform", "ours"]
     assert all(0.5 <= cell.macs_removed < 0.7 for cell in cells)
     monkeypatch.setattr(Rivals, "make", lambda *_: pytest.fail("measured again"))
-    esc10.Study(options, fold=1, seed=0).run("macs", 0.5, "ours")
+    esc10.study_of(options, fold=1, seed=0).run(["macs"], [0.5], ["ours"])
     capsys.readouterr()
     summarize.main(["--runs", str(options.out), "--out", str(tmp_path), "--figures", str(tmp_path)])
     told = capsys.readouterr().out
