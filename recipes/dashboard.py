@@ -8,6 +8,9 @@ What the panels show is found in the runs themselves: offline ones in ``--runs``
 whose keys no run has logged is left out, and named. With ``--dry-run`` both are validated by wandb-workspaces' own
 classes and written as JSON. The JSON of a Report has its panels without their set of runs, which wandb-workspaces can
 only write with an account.
+
+W&B has no heat-map. That of the layers is a custom chart, whose Vega-Lite drawing (``heat_map.json``) is registered
+with the account when the dashboard is saved; where that fails it is left out, and the parallel coordinates stay.
 """
 
 from __future__ import annotations
@@ -24,6 +27,10 @@ import wandb_workspaces.workspaces as ws
 from recipes.collect import Run, guarded, read_offline, read_project
 
 Sections = dict[str, list[Any]]
+HEAT_MAP = Path(__file__).with_name("heat_map.json")
+CHART = "lightning-cosprune-ratios"
+RATIOS = "pruning/tables/ratios"
+"""The table that the callback logs of what each layer lost."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -32,9 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not entity or not project:
         raise ValueError(f"expected entity/project, found {options.project!r}")
     runs = read_offline(options.runs) if options.runs else read_project(options.project)
-    sections, left_out = build_sections(known_keys(runs))
+    sections, left_out = build_sections(known_keys(runs), entity)
     for title, missing in left_out.items():
         print(f"left out, not logged by any run: {title}: {', '.join(missing)}")
+    if not options.dry_run and not register_heat_map(entity):
+        sections["Layers"] = [panel for panel in sections.get("Layers", []) if not isinstance(panel, wr.CustomChart)]
     workspace, report = build_workspace(entity, project, sections), build_report(entity, project, sections)
     if options.dry_run:
         options.out.mkdir(parents=True, exist_ok=True)
@@ -56,12 +65,39 @@ def known_keys(runs: Iterable[Run]) -> set[str]:
     return keys
 
 
-def build_sections(keys: set[str]) -> tuple[Sections, dict[str, list[str]]]:
+def register_heat_map(entity: str) -> bool:
+    """Tell the account how the heat-map is drawn; a chart of that name that is there already is as good."""
+    import wandb
+
+    try:
+        wandb.Api().create_custom_chart(
+            entity=entity,
+            name=CHART,
+            display_name="Filters removed, by layer and run",
+            spec_type="vega2",
+            access="private",
+            spec=HEAT_MAP.read_text(encoding="utf-8"),
+        )
+    except Exception as error:
+        if "already exists" in str(error).lower():
+            return True
+        print(f"left out, W&B did not take its drawing: the heat-map of the layers: {error}")
+        return False
+    return True
+
+
+def build_sections(keys: set[str], entity: str = "me") -> tuple[Sections, dict[str, list[str]]]:
     """The panels that the runs can fill, by section; and which were left out, with the missing keys."""
     accuracy, macs = wr.SummaryMetric("test/accuracy"), wr.SummaryMetric("pruning/macs")
     ratios = sorted(key for key in keys if key.startswith("pruning/ratio/"))
     devices = sorted(key for key in keys if key.startswith("test/accuracy_device_"))
-    pictures = sorted(key for key in keys if key.startswith(("pruning/similarity/", "pruning/filters/")))
+    # Beside the picture of a layer's filters lie two numbers, how many it had and has.
+    pictures = sorted(
+        key
+        for key in keys
+        if key.startswith("pruning/similarity/")
+        or (key.startswith("pruning/filters/") and not key.endswith(("_before", "_after")))
+    )
     energy = sorted(key for key in keys if key.startswith("energy/") and key.endswith("/kwh") and key != "energy/kwh")
     legend = "${config:criterion}, ${config:repair}"
     spread = {"groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"}
@@ -95,6 +131,7 @@ def build_sections(keys: set[str]) -> tuple[Sections, dict[str, list[str]]]:
             ),
         ],
         "Layers": [
+            heat_map(entity),
             *(
                 [
                     wr.ParallelCoordinatesPlot(
@@ -131,14 +168,30 @@ def build_sections(keys: set[str]) -> tuple[Sections, dict[str, list[str]]]:
         for panel in panels:
             missing = sorted(panel_keys(panel) - keys)
             if missing:
-                left_out[f"{name}: {panel.title}"] = missing
+                left_out[f"{name}: {panel_title(panel)}"] = missing
             else:
                 sections.setdefault(name, []).append(panel)
     return sections, left_out
 
 
+def heat_map(entity: str) -> Any:
+    """A row a run, a column a layer, as dark as the part of its filters that it lost."""
+    return wr.CustomChart(
+        query={"summaryTable": {"tableKey": RATIOS}},
+        chart_name=f"{entity}/{CHART}",
+        chart_fields={"layer": "layer", "removed": "removed"},
+        chart_strings={"title": "Part of its filters that each layer lost"},
+    )
+
+
+def panel_title(panel: Any) -> str:
+    return str(panel.chart_strings["title"] if isinstance(panel, wr.CustomChart) else panel.title)
+
+
 def panel_keys(panel: Any) -> set[str]:
     """The keys that a panel names, as :func:`known_keys` writes them."""
+    if isinstance(panel, wr.CustomChart):
+        return {panel.query["summaryTable"]["tableKey"]}
     named: list[Any] = [getattr(panel, field, None) for field in ("x", "z", "groupby")]
     several: list[Any] = [getattr(panel, field, None) or [] for field in ("y", "metrics", "media_keys")]
     for entry in several:

@@ -12,6 +12,7 @@ from lightning_cosprune.network.complexity import Complexity
 from lightning_cosprune.planning.plan import PruningPlan
 from lightning_cosprune.reports.gallery import figures_of, tables_of
 from lightning_cosprune.reports.record import RunRecord
+from lightning_cosprune.reports.tables import ratios_of
 from lightning_cosprune.reports.telling import telling
 from lightning_cosprune.reports.wandb import log_to_wandb
 from lightning_cosprune.surgery.report import PruningReport
@@ -60,11 +61,7 @@ def log_steps(loggers: Iterable[Any], dense: Complexity, reports: Sequence[Pruni
         old, new = getattr(dense, cost), getattr(now, cost)
         found[f"pruning/{cost}"] = float(new)
         found[f"pruning/{cost}_removed"] = 1 - new / old if old else 0.0
-    first: dict[str, int] = {}
-    for report in reports:
-        for layer in report.layers:
-            before = first.setdefault(layer.name, layer.filters_before)
-            found[f"pruning/ratio/{layer.name}"] = 1 - layer.filters_after / before
+    found |= {f"pruning/ratio/{layer}": ratio for layer, ratio in ratios_of(reports).items()}
     for logger in loggers:
         telling(logger, "what was pruned", partial(logger.log_metrics, found, step=step))
 

@@ -6,26 +6,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from lightning_cosprune.reports.draw_layers import draw_pairs, draw_similarity, draw_widths
-from lightning_cosprune.reports.draw_run import (
-    draw_accuracies,
-    draw_change,
-    draw_curves,
-    draw_fractions,
-    draw_phases,
-    draw_repair,
-    draw_tradeoff,
-)
+from lightning_cosprune.reports.gallery import Pictures, ends_of, layer_pictures, prune_pictures, run_pictures
 from lightning_cosprune.reports.headline import headline_of
 from lightning_cosprune.reports.record import Outcome, PruneRecord, RunRecord
 from lightning_cosprune.reports.tables import csv_text, latex_rows, layer_rows, outcome_rows, skipped_rows
 from lightning_cosprune.reports.theme import css_variables, to_svg
 from lightning_cosprune.reports.viz import import_viz
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["Block", "render_report", "write_page", "write_report"]
 
@@ -61,13 +48,14 @@ class Block:
 
 
 class _Drawer:
-    """Turns figures into elements with names of their own, and counts their characters."""
+    """Turns pictures into elements with names of their own, and counts their characters."""
 
     def __init__(self) -> None:
         self._count = 0
         self.drawn = 0
 
-    def __call__(self, drawn: Figure | None, title: str) -> str:
+    def __call__(self, pictures: Pictures, name: str, title: str) -> str:
+        drawn = pictures[name]()
         if drawn is None:
             return ""
         self._count += 1
@@ -123,13 +111,13 @@ def render_report(record: RunRecord) -> str:
         ModuleNotFoundError: The extra ``viz`` is not installed.
     """
     jinja2 = import_viz("jinja2")
-    draw = _Drawer()
+    draw, run = _Drawer(), run_pictures(record)
     sections: list[tuple[str, list[Block]]] = [
-        ("Accuracy and cost", _accuracy(record, draw)),
+        ("Accuracy and cost", _accuracy(record, run, draw)),
         *((_title_of(record, prune), _prune(prune, draw)) for prune in record.prunes),
-        ("Learning", [Block(picture=draw(draw_curves(record), "learning curves"))] if record.curves else []),
-        ("For whom", _groups(record, draw)),
-        ("Time and energy", _phases(record, draw)),
+        ("Learning", [Block(picture=draw(run, "learning", "learning curves"))]),
+        ("For whom", _groups(record, run, draw)),
+        ("Time and energy", _phases(record, run, draw)),
         ("What kept its filters, and why", [Block(rows=skipped_rows(record))] if skipped_rows(record) else []),
         *((heading, [Block(rows=rows)]) for heading, rows in record.tables.items()),
         ("What was run", [Block(rows=[["", ""], *map(list, record.setting.items())])] if record.setting else []),
@@ -152,18 +140,20 @@ def render_report(record: RunRecord) -> str:
     return page
 
 
-def _accuracy(record: RunRecord, draw: _Drawer) -> list[Block]:
+def _accuracy(record: RunRecord, run: Pictures, draw: _Drawer) -> list[Block]:
     measured = [outcome for outcome in record.outcomes if outcome.accuracy]
-    table = Block(rows=outcome_rows(record) if record.outcomes else ())
-    if len(measured) < 2:
-        return [table]
-    tradeoff = draw(draw_tradeoff(measured), "accuracy against multiply-accumulates")
-    rivals = Block(
-        picture=tradeoff,
-        beside=draw(draw_accuracies(measured), "accuracy of each network"),
-        text=_reading(measured),
-    )
-    return [rivals, table, Block(picture=draw(draw_fractions(record.outcomes), "accuracy against data"))]
+    return [
+        Block(
+            picture=draw(run, "tradeoff", "accuracy against multiply-accumulates"),
+            beside=draw(run, "accuracies", "accuracy of each network"),
+            text=_reading(measured) if len(measured) > 1 else "",
+        ),
+        Block(rows=outcome_rows(record) if record.outcomes else ()),
+        Block(
+            picture=draw(run, "fractions", "accuracy against data"),
+            beside=draw(run, "ratios", "part of its filters that each layer lost"),
+        ),
+    ]
 
 
 def _reading(measured: Sequence[Outcome]) -> str:
@@ -182,11 +172,12 @@ def _title_of(record: RunRecord, prune: PruneRecord) -> str:
 
 def _prune(prune: PruneRecord, draw: _Drawer) -> list[Block]:
     coupled = any(width.group is not None for width in prune.widths)
+    whole = prune_pictures(prune)
     blocks = [
         Block(
             text="Filters before and after." + (" Layers that are joined lose the same filters." if coupled else ""),
-            picture=draw(draw_widths(prune), "filters before and after along the network"),
-            beside=draw(draw_repair(prune), "what each repaired layer computes wrongly"),
+            picture=draw(whole, "widths", "filters before and after along the network"),
+            beside=draw(whole, "repair", "what each repaired layer computes wrongly"),
         ),
         Block(rows=layer_rows(prune), folded=len(prune.report.layers) > _OPEN, title="The layers as a table"),
     ]
@@ -204,13 +195,15 @@ def _prune(prune: PruneRecord, draw: _Drawer) -> list[Block]:
         if draw.drawn > _LARGEST:
             left_out.append(picture.name)
             continue
-        drawn = len(picture.pairs)
+        layer, drawn = layer_pictures(prune, picture), len(picture.pairs)
         which = "" if drawn == len(lost) else f"; {drawn} are drawn, from the best explained to the least"
         blocks.append(
             Block(
                 title=f"{picture.name}: {len(lost):,} of {picture.filters:,} filters removed{which}",
-                picture=draw(draw_similarity(picture, lost), f"similarity of the filters of {picture.name}"),
-                beside=draw(draw_pairs(picture), f"removed filters of {picture.name} beside their partners"),
+                picture=draw(layer, f"similarity/{picture.name}", f"similarity of the filters of {picture.name}"),
+                beside=draw(
+                    layer, f"filters/{picture.name}", f"removed filters of {picture.name} beside their partners"
+                ),
                 folded=place >= _OPEN,
             )
         )
@@ -219,26 +212,22 @@ def _prune(prune: PruneRecord, draw: _Drawer) -> list[Block]:
     return blocks
 
 
-def _groups(record: RunRecord, draw: _Drawer) -> list[Block]:
-    dense = next((outcome for outcome in record.outcomes if outcome.role == "dense"), None)
-    after = next((outcome for outcome in reversed(record.outcomes) if outcome.role in ("tuned", "repaired")), None)
-    if dense is None or after is None:
-        return []
+def _groups(record: RunRecord, run: Pictures, draw: _Drawer) -> list[Block]:
     pictures = [
-        draw(draw_change(getattr(dense, kind), getattr(after, kind)), f"accuracy {kind.replace('_', ' ')}")
-        for kind in ("by_scene", "by_device")
-        if len(getattr(dense, kind)) > 1 and getattr(after, kind)
+        draw(run, "scenes", "accuracy by scene"),
+        draw(run, "devices", "accuracy by device"),
+        draw(run, "networks_by_device", "accuracy of each network by device"),
     ]
-    if not pictures:
-        return []
-    text = f"Accuracy of each scene and recording device: {dense.label}, then {after.label}."
-    return [Block(text=text, picture=pictures[0], beside=pictures[1] if len(pictures) > 1 else "")]
+    drawn = [*filter(None, pictures), "", "", ""]
+    ends = ends_of(record)
+    text = f"Accuracy of each scene and recording device: {ends[0].label}, then {ends[1].label}." if ends else ""
+    return [Block(text=text if drawn[0] else "", picture=drawn[0], beside=drawn[1]), Block(picture=drawn[2])]
 
 
-def _phases(record: RunRecord, draw: _Drawer) -> list[Block]:
+def _phases(record: RunRecord, run: Pictures, draw: _Drawer) -> list[Block]:
     source = f"Energy: {record.energy_source}." if record.energy_source else ""
-    picture = draw(draw_phases(record), "seconds and energy by phase")
-    return [Block(text=source, picture=picture)] if picture else []
+    phases, energy = draw(run, "phases", "seconds and energy by phase"), draw(run, "energy", "energy of each network")
+    return [Block(text=source if phases else "", picture=phases or energy, beside=energy if phases else "")]
 
 
 def _copies(record: RunRecord) -> list[Block]:

@@ -37,6 +37,8 @@ class Outcome:
         series: Networks of one series are joined by a line, such as those of one criterion.
         by_scene: Scene -> mean accuracy.
         by_device: Recording device -> mean accuracy.
+        ratios: Layer -> part of its filters that it lost, a mean likewise.
+        kwh: Energy of the run that made it, one number a seed.
     """
 
     label: str
@@ -52,9 +54,11 @@ class Outcome:
     series: str = ""
     by_scene: Mapping[str, float] = field(default_factory=dict)
     by_device: Mapping[str, float] = field(default_factory=dict)
+    ratios: Mapping[str, float] = field(default_factory=dict)
+    kwh: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("accuracy", "log_loss", "macs", "params", "bytes", "seconds", "latency"):
+        for name in ("accuracy", "log_loss", "macs", "params", "bytes", "seconds", "latency", "kwh"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
 
 

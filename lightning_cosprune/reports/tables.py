@@ -9,9 +9,18 @@ from collections.abc import Callable, Sequence
 
 from lightning_cosprune.reports.draw_layers import widths_of
 from lightning_cosprune.reports.record import Outcome, PruneRecord, RunRecord
-from lightning_cosprune.surgery.report import format_table
+from lightning_cosprune.surgery.report import PruningReport, format_table
 
-__all__ = ["csv_text", "format_outcomes", "latex_rows", "layer_rows", "outcome_rows", "skipped_rows", "spread"]
+__all__ = [
+    "csv_text",
+    "format_outcomes",
+    "latex_rows",
+    "layer_rows",
+    "outcome_rows",
+    "ratios_of",
+    "skipped_rows",
+    "spread",
+]
 
 _COLUMNS: tuple[tuple[str, Callable[[Outcome], Sequence[float]], float, int], ...] = (
     ("accuracy %", lambda outcome: outcome.accuracy, 100, 1),
@@ -86,6 +95,17 @@ def csv_text(record: RunRecord) -> str:
             fraction = "" if outcome.fraction is None else repr(outcome.fraction)
             writer.writerow([outcome.label, outcome.role, outcome.series, fraction, seed, *cells])
     return written.getvalue()
+
+
+def ratios_of(reports: Sequence[PruningReport]) -> dict[str, float]:
+    """The part of its filters that each layer has lost after all these prunes."""
+    found: dict[str, float] = {}
+    first: dict[str, int] = {}
+    for report in reports:
+        for layer in report.layers:
+            before = first.setdefault(layer.name, layer.filters_before)
+            found[layer.name] = 1 - layer.filters_after / before
+    return found
 
 
 def layer_rows(prune: PruneRecord) -> list[list[str]]:

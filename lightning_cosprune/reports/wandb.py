@@ -8,6 +8,7 @@ import importlib
 import io
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from lightning_cosprune.network.structure import STRUCTURE, describe_structure
 from lightning_cosprune.planning.plan import PruningPlan
 from lightning_cosprune.reports.gallery import tables_of
 from lightning_cosprune.reports.record import RunRecord
+from lightning_cosprune.reports.tables import ratios_of
 from lightning_cosprune.reports.theme import to_png
 
 __all__ = ["SafeWandbLogger", "log_to_wandb"]
@@ -31,12 +33,13 @@ class SafeWandbLogger(WandbLogger):
     """Lightning's ``WandbLogger``, which does not stop or hold up a fit when W&B cannot be reached.
 
     Where the run cannot be begun online within ``init_timeout`` seconds, it is kept offline, and the warning says how
-    to sync it; where that fails too, as on a full disk, nothing is logged. What fails later is told once. At the end of
-    the process W&B is waited for ``finish_timeout`` seconds.
+    to sync it; where that fails too, as on a full disk, nothing is logged. What fails later is told once. If W&B goes
+    away in the midst of the run, its numbers and pictures stay in the run's folder, and ``wandb sync`` uploads them. At
+    the end of the process W&B is waited for ``finish_timeout`` seconds.
 
     Args:
         *args: As for ``WandbLogger``.
-        init_timeout: Seconds to wait for an answer when the run begins.
+        init_timeout: Seconds to wait for an answer when the run begins, and when artifacts are handed over.
         finish_timeout: Seconds to wait for uploads at the end.
         **kwargs: As for ``WandbLogger``.
 
@@ -53,6 +56,7 @@ class SafeWandbLogger(WandbLogger):
                 "'lightning-cosprune[wandb]'.",
                 name=error.name,
             ) from error
+        self.answer_timeout = init_timeout
         kwargs.setdefault("settings", wandb.Settings(init_timeout=init_timeout, finish_timeout=finish_timeout))
         self._told = False
         super().__init__(*args, **kwargs)
@@ -147,31 +151,72 @@ def log_to_wandb(
     wandb = importlib.import_module("wandb")
     image = importlib.import_module("PIL.Image")
     run = logger.experiment
-    media: dict[str, Any] = {
-        f"pruning/{name}": wandb.Image(image.open(io.BytesIO(to_png(drawn)))) for name, drawn in figures.items()
-    }
-    for name, rows in tables_of(record).items():
-        header = [cell or "network" for cell in rows[0]]
-        media[f"pruning/tables/{name}"] = wandb.Table(columns=header, data=[list(row) for row in rows[1:]])
-    run.log({**media, "trainer/global_step": step})
+    run.log(
+        {
+            **{f"pruning/{name}": wandb.Image(image.open(io.BytesIO(to_png(one)))) for name, one in figures.items()},
+            "trainer/global_step": step,
+        }
+    )
     for name, value in _summary(record).items():
         run.summary[name] = value
+    tables = {
+        f"pruning/tables/{name}": wandb.Table(columns=[cell or "network" for cell in rows[0]], data=rows[1:])
+        for name, rows in tables_of(record).items()
+    }
+    ratios = ratios_of([prune.report for prune in record.prunes])
+    if ratios:  # in numbers, for charts
+        tables["pruning/tables/ratios"] = wandb.Table(
+            columns=["layer", "removed"], data=list(map(list, ratios.items()))
+        )
+    texts = {"record.json": record.to_json(), **({"report.html": page} if page else {})}
+    texts |= {f"plan-{place}.json": plan.to_json() for place, plan in enumerate(plans)}
     with _staged_within(run), tempfile.TemporaryDirectory() as folder:
-        files = {"record.json": record.to_json(), **({"report.html": page} if page else {})}
-        files |= {f"plan-{place}.json": plan.to_json() for place, plan in enumerate(plans)}
         told = wandb.Artifact(f"pruning-{run.id}", type="pruning")
-        for name, text in files.items():
+        for name, text in texts.items():
             path = Path(folder) / name
             path.write_text(text, encoding="utf-8")
             told.add_file(str(path))
-        run.log_artifact(told)
-        if pl_module is None:
-            return
-        network = wandb.Artifact(f"pruned-network-{run.id}", type="model", metadata=_summary(record))
-        path = Path(folder) / "pruned.ckpt"
-        torch.save({"state_dict": pl_module.state_dict(), STRUCTURE: describe_structure(pl_module)}, path)
-        network.add_file(str(path))
-        run.log_artifact(network)
+        artifacts = [told]
+        if pl_module is not None:
+            network = wandb.Artifact(f"pruned-network-{run.id}", type="model", metadata=_summary(record))
+            path = Path(folder) / "pruned.ckpt"
+            torch.save({"state_dict": pl_module.state_dict(), STRUCTURE: describe_structure(pl_module)}, path)
+            network.add_file(str(path))
+            artifacts.append(network)
+
+        def hand_over() -> None:
+            run.log({**tables, "trainer/global_step": step})
+            for artifact in artifacts:
+                run.log_artifact(artifact)
+
+        _within(getattr(logger, "answer_timeout", 30.0), hand_over)
+
+
+def _within(seconds: float, call: Callable[[], Any]) -> None:
+    """Call in a thread of its own and wait so long for it.
+
+    Before wandb takes an artifact, and each table is one, it asks its server, and asks again for minutes.
+
+    Raises:
+        TimeoutError: It was not done by then. It goes on, and ends with the process.
+    """
+    failed: list[Exception] = []
+
+    def guarded() -> None:
+        try:
+            call()
+        except Exception as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=guarded, name="artifacts for W&B", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if failed:
+        raise failed[0]
+    if thread.is_alive():
+        raise TimeoutError(
+            f"W&B did not answer within {seconds:g} s; its numbers and pictures are kept, tables and artifacts are not"
+        )
 
 
 def _summary(record: RunRecord) -> dict[str, float]:

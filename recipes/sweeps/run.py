@@ -1,4 +1,4 @@
-# Question: what does one cell of a sweep find: criterion x ratio x repair x share of the data x seed?
+# Question: what does one cell of a sweep find: criterion x ratio or budget x repair x share of the data x seed?
 # Command:  .venv/bin/python -m recipes.sweeps.run --criterion l1 --pruning-ratio 0.5 --repair least_squares --offline
 #           wandb sweep recipes/sweeps/synthetic.yaml, then `wandb agent` on as many machines as there are
 # Hardware: two cores; a minute a cell on synthetic scenes, after the dense network of its seed.
@@ -23,7 +23,7 @@ import lightning.pytorch as pl
 import torch
 from filelock import FileLock
 
-from lightning_cosprune import CosineFilterPruning, SafeWandbLogger
+from lightning_cosprune import CosineFilterPruning, EnergyMonitor, SafeWandbLogger
 from lightning_cosprune.models import SceneClassifier
 from recipes.collect import guarded
 from recipes.quickstart import (
@@ -49,20 +49,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     scenes = open_scenes(options, options.fraction, options.seed)
     classifier = dense_network(options)
     pruning = CosineFilterPruning(
-        options.pruning_ratio,
+        "redundant" if options.max_macs else options.pruning_ratio,
+        max_macs=options.max_macs,
         criterion=options.criterion,
         seed=options.seed,
         repair=None if options.repair == "none" else options.repair,
         calibration=[unlabelled_clips(scenes, options.clips, options.seed)],
     )
-    name = f"{options.criterion} {options.pruning_ratio:g} {options.repair} {options.fraction:g} seed {options.seed}"
+    how_much = f"{options.max_macs:g} of the MACs" if options.max_macs else f"{options.pruning_ratio:g}"
+    name = f"{options.criterion} {how_much} {options.repair} {options.fraction:g} seed {options.seed}"
     logger = SafeWandbLogger(name=name, project=options.project, save_dir=options.out, offline=options.offline)
-    told = ("criterion", "pruning_ratio", "repair", "seed", "network", "epochs", "finetune_epochs", "clips")
+    told = (
+        "criterion",
+        "max_macs" if options.max_macs else "pruning_ratio",
+        "repair",
+        "seed",
+        "network",
+        "epochs",
+        "finetune_epochs",
+        "clips",
+    )
     logger.log_hyperparams({key: getattr(options, key) for key in told} | {"data/fraction": options.fraction})
     logger.log_hyperparams({"scenes": scenes_name(options)})
     pl.seed_everything(options.seed, verbose=False)
+    callbacks = [pruning, *([EnergyMonitor(options.country)] if options.country else [])]
     trainer = new_trainer(
-        logger, max_epochs=options.finetune_epochs, callbacks=[pruning], enable_progress_bar=False, log_every_n_steps=1
+        logger, max_epochs=options.finetune_epochs, callbacks=callbacks, enable_progress_bar=False, log_every_n_steps=1
     )
     trainer.test(classifier, datamodule=scenes, verbose=False)  # the dense network, for the page
     trainer.fit(classifier, datamodule=scenes)
@@ -98,6 +110,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_scenes(parser.add_mutually_exclusive_group())
     add("--criterion", choices=CRITERIA, default="cosine", help="default: cosine")
     add("--pruning-ratio", "--pruning_ratio", type=float, default=0.5, help="of each layer (default: 0.5)")
+    add(
+        "--max-macs",
+        "--max_macs",
+        type=fraction,
+        help="at most this part of the MACs, in place of a ratio of each layer",
+    )
     add("--repair", choices=REPAIRS, default="none", help="default: none")
     add("--fraction", type=float, default=1.0, help="of the training clips to fine-tune on (default: 1)")
     add("--seed", type=int, default=0, help="default: 0")
@@ -107,6 +125,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--clips", type=positive, default=16, help="unlabelled training clips to repair with (default: 16)")
     add("--fold", type=positive, help="of the data set (default: the highest there is)")
     add("--project", default="lightning_cosprune-sweep", help="default: lightning_cosprune-sweep")
+    add("--country", help='count the energy, of this country\'s electricity, such as "GBR"')
     add("--offline", action="store_true", help="keep the run here, without an account")
     add("--out", type=Path, default=Path("runs/sweep"), help="where everything goes (default: runs/sweep)")
     options = parser.parse_args(arguments)
@@ -116,6 +135,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.finetune_epochs = options.finetune_epochs or (4 if synthetic else 15)
     options.out.mkdir(parents=True, exist_ok=True)
     return options
+
+
+def fraction(text: str) -> float:
+    number = float(text)
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"expected a fraction between 0 and 1, found {text}")
+    return number
 
 
 if __name__ == "__main__":

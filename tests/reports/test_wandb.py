@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from fits import UsersModule, fit
+from reports.wandb_server import Server
 
 from lightning_cosprune import CosineFilterPruning, PruningPlan, RunRecord, SafeWandbLogger
 from lightning_cosprune.training.checkpoint import load_pruned
@@ -34,7 +37,8 @@ def run(mode: str, folder: Path, *plain: str, **environment: str) -> subprocess.
 
 
 def read_back(folder: Path, *options: str) -> str:
-    (log,) = folder.glob("wandb/offline-run-*/*.wandb")
+    logs = list(folder.glob("wandb/offline-run-*/*.wandb")) or list(folder.glob("wandb/run-*/*.wandb"))
+    (log,) = logs
     command = [sys.executable, "-m", "wandb", "leet", "inspect", *options, "--json", str(log)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
@@ -119,6 +123,21 @@ def test_a_dead_connection_keeps_the_run_offline(tmp_path: Path) -> None:
     assert "It is kept offline; the fit goes on." in told.stderr
     assert "Upload the run later: wandb sync " in told.stderr
     assert json.loads(read_back(tmp_path, "--summary"))["summary"]["pruning/ratio/stem"] == 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["hang", "refuse"])
+def test_a_connection_that_dies_midway_holds_nothing_up(how: str, tmp_path: Path) -> None:
+    server = Server()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    told = run(how, tmp_path, WANDB_BASE_URL=server.address, WANDB_API_KEY="0" * 40)
+    assert "ended 3 8" in told.stdout, told.stderr[-2000:]
+    assert server.asked.index("UpsertBucket") < server.asked.index(how), "the run began online"
+    assert "SafeWandbLogger did not take the report: TimeoutError: W&B did not answer within 5 s" in told.stderr
+    (seconds,) = re.findall(r"finished after ([\d.]+) s", told.stdout)
+    assert float(seconds) < 60, "10 are what it may wait"
+    assert json.loads(read_back(tmp_path, "--summary"))["summary"]["pruning/ratio/stem"] == 0.5
+    assert list(tmp_path.glob("wandb/run-*/files/media/images/pruning/widths*.png"))
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="no unshare to mount a small disk with")
