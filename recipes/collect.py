@@ -133,7 +133,9 @@ def dense_of(runs: Sequence[Run]) -> list[Outcome]:
         return []
 
     def costs(name: str) -> tuple[float, ...]:
-        return tuple(one[f"pruning/{name}"] / (1 - one[f"pruning/{name}_removed"]) for one in told.values())
+        return tuple(
+            float(round(one[f"pruning/{name}"] / (1 - one[f"pruning/{name}_removed"]))) for one in told.values()
+        )
 
     accuracy = tuple(float(one["pruning/accuracy_dense"]) for one in told.values())
     return [Outcome("dense", "dense", accuracy, (), *map(costs, ("macs", "params", "bytes")))]

@@ -7,15 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lightning_cosprune.reports.record import Outcome
-from lightning_cosprune.reports.theme import colour_of, figure, styled
+from lightning_cosprune.reports.theme import colour_of, figure, label_rows, row_height, styled
 from lightning_cosprune.reports.viz import import_viz
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["draw_devices", "draw_energy", "draw_ratios"]
-
-_MOST_CHARACTERS = 34
 
 
 def draw_ratios(outcomes: Sequence[Outcome]) -> Figure | None:
@@ -25,7 +23,7 @@ def draw_ratios(outcomes: Sequence[Outcome]) -> Figure | None:
         return None
     drawn: Figure = _cells(
         [outcome.label for outcome in shown],
-        [outcome.ratios for outcome in shown],
+        [dict(sorted(outcome.ratios.items())) for outcome in shown],
         "removed",
         (0.0, 1.0),
         "filters removed, %",
@@ -55,18 +53,19 @@ def draw_energy(outcomes: Sequence[Outcome]) -> Figure | None:
     if len(shown) < 2:
         return None
     with styled():
-        drawn = figure(0.55 + 0.24 * len(shown))
+        labels = [outcome.label for outcome in shown]
+        drawn = figure(0.55 + row_height(labels) * len(shown))
         axes = drawn.subplots()
         means = [1e3 * statistics.mean(outcome.kwh) for outcome in shown]
         spreads = [1e3 * statistics.stdev(outcome.kwh) if len(outcome.kwh) > 1 else 0.0 for outcome in shown]
+        ends = [mean + spread for mean, spread in zip(means, spreads, strict=True)]
         axes.barh(
-            range(len(shown)), means, xerr=spreads, height=0.6, color=colour_of("series1"), ecolor=colour_of("muted")
+            range(len(shown)), means, xerr=spreads, height=0.4, color=colour_of("series1"), ecolor=colour_of("muted")
         )
-        for row, (mean, spread) in enumerate(zip(means, spreads, strict=True)):
-            axes.text(mean + spread + 0.02 * max(means), row, f"{mean:,.3g}", va="center", fontsize=8)
-        axes.set_xlim(0, 1.2 * max(mean + spread for mean, spread in zip(means, spreads, strict=True)))
-        axes.set_yticks(range(len(shown)), [_short(outcome.label) for outcome in shown])
-        axes.set_ylim(len(shown) - 0.5, -0.5)
+        for row, (mean, end) in enumerate(zip(means, ends, strict=True)):
+            axes.text(end + 0.02 * max(ends), row, f"{mean:,.3g}", va="center", fontsize=8)
+        axes.set_xlim(0, 1.2 * max(*ends, 1e-12))
+        label_rows(axes, labels)
         axes.set_xlabel("energy of a run, watt-hours")
         axes.grid(axis="x")
         axes.spines["left"].set_visible(False)
@@ -80,8 +79,10 @@ def _cells(
     columns = list(dict.fromkeys(name for row in rows for name in row))
     low, high = ends
     rectangle = import_viz("matplotlib.patches").Rectangle
+    above = row_height(labels) > 0.3
+    top, height = (-0.12, 0.56) if above else (-0.45, 0.9)
     with styled():
-        drawn = figure(0.75 + 0.24 * len(rows) + 0.055 * max(map(len, columns)))
+        drawn = figure(0.75 + row_height(labels) * len(rows) + 0.045 * min(max(map(len, columns)), 18))
         axes = drawn.subplots()
         for y, row in enumerate(rows):
             for x, name in enumerate(columns):
@@ -89,22 +90,24 @@ def _cells(
                     continue
                 depth = 0.06 + 0.84 * (row[name] - low) / (high - low) if high > low else 0.5
                 axes.add_patch(
-                    rectangle((x + 0.03, y + 0.05), 0.94, 0.9, facecolor=colour_of(colour), alpha=depth, linewidth=0)
+                    rectangle((x + 0.03, y + top), 0.94, height, facecolor=colour_of(colour), alpha=depth, linewidth=0)
                 )
                 if len(columns) <= 12:
-                    axes.text(x + 0.5, y + 0.52, f"{100 * row[name]:.0f}", ha="center", va="center", fontsize=7.5)
+                    told = f"{100 * row[name]:.0f}"
+                    axes.text(x + 0.5, y + top + height / 2, told, ha="center", va="center", fontsize=7.5)
         axes.set_xlim(0, len(columns))
-        axes.set_ylim(len(rows), 0)
-        axes.set_xticks([x + 0.5 for x in range(len(columns))], [_short(name, 18) for name in columns], rotation=40)
-        for tick in axes.get_xticklabels():
-            tick.set(ha="left", rotation_mode="anchor")
+        label_rows(axes, labels)
+        axes.set_xticks([x + 0.5 for x in range(len(columns))], [_short(name, 18) for name in columns])
         axes.xaxis.tick_top()
+        if sum(len(_short(name, 18)) for name in columns) > 42:
+            for tick in axes.get_xticklabels():
+                tick.set(rotation=40, ha="left", rotation_mode="anchor")
         axes.tick_params(length=0)
-        axes.set_yticks([y + 0.5 for y in range(len(rows))], [_short(label) for label in labels])
         axes.spines[:].set_visible(False)
         axes.set_xlabel(title)
+        axes.xaxis.set_label_position("bottom")
     return drawn
 
 
-def _short(name: str, most: int = _MOST_CHARACTERS) -> str:
+def _short(name: str, most: int) -> str:
     return name if len(name) <= most else f"…{name[1 - most :]}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_cosprune.reports.record import THIS_RUN, Outcome, PruneRecord, RunRecord
-from lightning_cosprune.reports.theme import SERIES, colour_of, figure, styled
+from lightning_cosprune.reports.theme import SERIES, colour_of, figure, label_rows, row_height, styled
 from lightning_cosprune.reports.viz import import_viz
 
 if TYPE_CHECKING:
@@ -37,6 +37,13 @@ def draw_tradeoff(outcomes: Sequence[Outcome]) -> Figure:
         drawn = figure(3.5)
         axes = drawn.subplots()
         places = _side_by_side([statistics.mean(outcome.macs) / 1e6 for outcome in shown])
+        if len(_series_of(shown)) < 2:
+            way = [
+                (x, outcome) for role in _TOLD for outcome, x in zip(shown, places, strict=True) if outcome.role == role
+            ]
+            way = [(x, outcome) for x, outcome in way if outcome.role != "rival"]
+            heights = [100 * statistics.mean(outcome.accuracy) for _, outcome in way]
+            axes.plot([x for x, _ in way], heights, ":", color=colour_of("faint"), linewidth=1.4, zorder=0)
         for outcome, x in zip(shown, places, strict=True):
             y, spread = 100 * statistics.mean(outcome.accuracy), 100 * _deviation(outcome.accuracy)
             axes.errorbar(
@@ -81,7 +88,8 @@ def draw_accuracies(outcomes: Sequence[Outcome]) -> Figure:
     """A row a network: its accuracy, mean and standard deviation, and each seed."""
     shown = [outcome for outcome in outcomes if outcome.accuracy]
     with styled():
-        drawn = figure(0.6 + 0.24 * len(shown))
+        labels = [outcome.label for outcome in shown]
+        drawn = figure(0.6 + row_height(labels) * len(shown))
         axes = drawn.subplots()
         for row, outcome in enumerate(shown):
             seeds = 100 * np.array(outcome.accuracy)
@@ -100,8 +108,7 @@ def draw_accuracies(outcomes: Sequence[Outcome]) -> Figure:
         for outcome in shown:
             if outcome.role == "dense":
                 axes.axvline(100 * statistics.mean(outcome.accuracy), color=colour_of("faint"), linewidth=1, zorder=0)
-        axes.set_yticks(range(len(shown)), [outcome.label for outcome in shown])
-        axes.set_ylim(len(shown) - 0.5, -0.5)
+        label_rows(axes, labels)
         axes.set_xlabel("accuracy, %")
         axes.grid(axis="x")
         axes.spines["left"].set_visible(False)

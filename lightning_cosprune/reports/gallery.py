@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,23 +18,63 @@ from lightning_cosprune.reports.draw_run import (
     draw_repair,
     draw_tradeoff,
 )
-from lightning_cosprune.reports.record import LayerPicture, Outcome, PruneRecord, RunRecord
+from lightning_cosprune.reports.record import Outcome, PruneRecord, RunRecord
 from lightning_cosprune.reports.tables import layer_rows, outcome_rows, skipped_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["MOST_LAYERS", "ends_of", "figures_of", "layer_pictures", "prune_pictures", "run_pictures", "tables_of"]
+__all__ = ["Gallery", "MOST_LAYERS", "ends_of", "tables_of"]
 
 MOST_LAYERS = 16
 """The filters of so many layers are drawn for loggers, of those that lost most."""
 
 Pictures = Mapping[str, "Callable[[], Figure | None]"]
-"""Name -> what draws it, or draws nothing where nothing is known of it."""
+"""Name -> what draws it, once, or draws nothing where nothing is known of it."""
 
 
-def run_pictures(record: RunRecord) -> Pictures:
-    """What is drawn of a run as a whole."""
+class Gallery:
+    """What can be drawn of a record; page and loggers may share it, and then nothing is drawn twice.
+
+    Attributes:
+        record: What is known of the run.
+        run: Pictures of the run as a whole.
+        prunes: Pictures of each prune and of each layer that lost filters in it.
+    """
+
+    def __init__(self, record: RunRecord) -> None:
+        self.record = record
+        self.run: Pictures = _once(_run_pictures(record))
+        self.prunes: Sequence[Pictures] = [_once(_prune_pictures(prune)) for prune in record.prunes]
+
+    def figures(self, *, layers: bool = True) -> Iterator[tuple[str, Figure]]:
+        """The pictures for loggers, one after the other, with their names.
+
+        Args:
+            layers: Whether layers are drawn, which a test does not change: of the last prune, and the filters of those
+                that lost most.
+
+        Yields:
+            Such as ``("similarity/conv1", figure)``.
+        """
+        wanted = dict(self.run)
+        if self.record.prunes and layers:
+            prune = self.record.prunes[-1]
+            lost = {layer.name: len(layer.pruned_idxs) for layer in prune.report.layers}
+            least = sorted(prune.layers, key=lambda picture: -lost[picture.name])[MOST_LAYERS:]
+            left_out = {f"{kind}/{picture.name}" for picture in least for kind in ("similarity", "filters")}
+            wanted |= {name: draw for name, draw in self.prunes[-1].items() if name not in left_out}
+        for name, draw in wanted.items():
+            drawn = draw()
+            if drawn is not None:
+                yield name, drawn
+
+
+def _once(pictures: Pictures) -> Pictures:
+    return {name: functools.cache(draw) for name, draw in pictures.items()}
+
+
+def _run_pictures(record: RunRecord) -> Pictures:
     measured = [outcome for outcome in record.outcomes if outcome.accuracy]
     compared = measured if len(measured) > 1 else []
     return {
@@ -50,49 +91,22 @@ def run_pictures(record: RunRecord) -> Pictures:
     }
 
 
-def prune_pictures(prune: PruneRecord) -> Pictures:
-    """What is drawn of one prune as a whole."""
-    return {"widths": partial(draw_widths, prune), "repair": partial(draw_repair, prune)}
-
-
-def layer_pictures(prune: PruneRecord, picture: LayerPicture) -> Pictures:
-    """What is drawn of one layer that lost filters."""
-    (removed,) = (layer.pruned_idxs for layer in prune.report.layers if layer.name == picture.name)
-    return {
-        f"similarity/{picture.name}": partial(draw_similarity, picture, removed),
-        f"filters/{picture.name}": partial(draw_pairs, picture),
+def _prune_pictures(prune: PruneRecord) -> Pictures:
+    found: dict[str, Callable[[], Figure | None]] = {
+        "widths": partial(draw_widths, prune),
+        "repair": partial(draw_repair, prune),
     }
-
-
-def figures_of(record: RunRecord, *, layers: bool = True) -> Iterator[tuple[str, Figure]]:
-    """The pictures that the page shows, one after the other, with their names.
-
-    Args:
-        record: What is known of the run; of several prunes the last one is drawn.
-        layers: Whether the layers are drawn, which a test does not change.
-
-    Yields:
-        Such as ``("similarity/conv1", figure)``.
-    """
-    wanted = dict(run_pictures(record))
-    if record.prunes and layers:
-        prune = record.prunes[-1]
-        wanted |= prune_pictures(prune)
-        lost = {layer.name: len(layer.pruned_idxs) for layer in prune.report.layers}
-        most = sorted(prune.layers, key=lambda picture: -lost[picture.name])[:MOST_LAYERS]
-        for picture in prune.layers:
-            if picture in most:
-                wanted |= layer_pictures(prune, picture)
-    for name, draw in wanted.items():
-        drawn = draw()
-        if drawn is not None:
-            yield name, drawn
+    removed = {layer.name: layer.pruned_idxs for layer in prune.report.layers}
+    for picture in prune.layers:
+        found[f"similarity/{picture.name}"] = partial(draw_similarity, picture, removed[picture.name])
+        found[f"filters/{picture.name}"] = partial(draw_pairs, picture)
+    return found
 
 
 def ends_of(record: RunRecord) -> tuple[Outcome, Outcome] | None:
-    """The dense network and the one that came of it in the end, where both are known."""
-    dense = next((outcome for outcome in record.outcomes if outcome.role == "dense"), None)
-    after = next((outcome for outcome in reversed(record.outcomes) if outcome.role in ("tuned", "repaired")), None)
+    """The dense network and the first that came of it, trained on or else repaired, where both are known."""
+    first = {role: outcome for outcome in reversed(record.outcomes) for role in [outcome.role]}
+    dense, after = first.get("dense"), first.get("tuned", first.get("repaired"))
     return None if dense is None or after is None else (dense, after)
 
 

@@ -16,12 +16,17 @@ _MINUS = "\N{MINUS SIGN}"
 
 @dataclass(frozen=True)
 class Tile:
-    """One figure: what, how much, and in small letters from what to what."""
+    """One figure: what, how much, and in small letters from what to what.
+
+    Attributes:
+        share: What a bar below it shows: the part that is left, or the accuracy; in [0, 1].
+    """
 
     name: str
     value: str
     detail: str = ""
     tone: str = ""
+    share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -47,10 +52,14 @@ def headline_of(record: RunRecord) -> Headline:
             old, new = getattr(dense, field), getattr(after, field)
             if old and new and statistics.mean(old):
                 change = statistics.mean(new) / statistics.mean(old) - 1
-                size, unit = next((one for one in units if statistics.mean(new) >= one[0]), units[-1])
+                size, unit = next((one for one in units if statistics.mean(old) >= one[0]), units[-1])
                 digits = 0 if size == 1 and field == "params" else 2
                 figures = [spread([x / size for x in values], digits) for values in (old, new)]
-                costs.append(Tile(name, _percent(change), f"{figures[0]} → {figures[1]} {unit}".strip()))
+                costs.append(
+                    Tile(
+                        name, _percent(change), f"{figures[0]} → {figures[1]} {unit}".strip(), share=min(1 + change, 1)
+                    )
+                )
     tiles = []
     for role, name in (("dense", "dense"), ("cut", "as cut"), ("repaired", "repaired"), ("tuned", "fine-tuned")):
         outcome = next((one for one in record.outcomes if one.role == role and one.accuracy), None)
@@ -58,7 +67,8 @@ def headline_of(record: RunRecord) -> Headline:
             told = "" if outcome.series == THIS_RUN else outcome.series
             value = spread([100 * x for x in outcome.accuracy], 1).split(" ± ")
             detail = " ".join([*(f"± {x}" for x in value[1:]), told]).strip()
-            tiles.append(Tile(name, f"{value[0]}\N{NO-BREAK SPACE}%", detail, role))
+            share = statistics.mean(outcome.accuracy)
+            tiles.append(Tile(name, f"{value[0]}\N{NO-BREAK SPACE}%", detail, role, share))
     errors = record.prunes[-1].repair if record.prunes else None
     if not tiles and errors is not None and errors.error_before is not None and errors.error_after is not None:
         tiles = [
@@ -69,7 +79,13 @@ def headline_of(record: RunRecord) -> Headline:
     if rivals and tiles:
         best = max(rivals, key=lambda outcome: statistics.mean(outcome.accuracy))
         tiles.append(
-            Tile("best rival", f"{100 * statistics.mean(best.accuracy):.1f}\N{NO-BREAK SPACE}%", best.label, "rival")
+            Tile(
+                "best rival",
+                f"{100 * statistics.mean(best.accuracy):.1f}\N{NO-BREAK SPACE}%",
+                best.label,
+                "rival",
+                statistics.mean(best.accuracy),
+            )
         )
     return Headline(_sentence(costs, tiles), tuple(costs), tuple(tiles))
 

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from lightning_cosprune.network.complexity import Complexity
 from lightning_cosprune.planning.plan import PruningPlan
-from lightning_cosprune.reports.gallery import figures_of, tables_of
+from lightning_cosprune.reports.gallery import Gallery, tables_of
 from lightning_cosprune.reports.record import RunRecord
 from lightning_cosprune.reports.tables import ratios_of
 from lightning_cosprune.reports.telling import telling
@@ -69,7 +69,7 @@ def log_steps(loggers: Iterable[Any], dense: Complexity, reports: Sequence[Pruni
 def log_record(
     trainer: Trainer,
     pl_module: LightningModule,
-    record: RunRecord,
+    gallery: Gallery,
     plans: Sequence[PruningPlan],
     page: str | None,
     *,
@@ -80,13 +80,13 @@ def log_record(
     Args:
         trainer: Its loggers are told.
         pl_module: The pruned network, which W&B keeps as an artifact.
-        record: What is known of the run.
+        gallery: What is known of the run, and its pictures.
         plans: Of each prune.
         page: The report page, where it was made.
         again: Whether they were told before, so that layers and network are the same.
     """
     pictured = [logger for logger in trainer.loggers if takes_pictures([logger])]
-    figures = dict(figures_of(record, layers=not again)) if pictured else {}
+    record, figures = gallery.record, dict(gallery.figures(layers=not again)) if pictured else {}
     for logger in pictured:
         if is_a(logger, "WandbLogger"):
             network = None if again else pl_module

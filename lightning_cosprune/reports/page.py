@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lightning_cosprune.reports.gallery import Pictures, ends_of, layer_pictures, prune_pictures, run_pictures
+from lightning_cosprune.reports.gallery import Gallery, Pictures, ends_of
 from lightning_cosprune.reports.headline import headline_of
 from lightning_cosprune.reports.record import Outcome, PruneRecord, RunRecord
 from lightning_cosprune.reports.tables import csv_text, latex_rows, layer_rows, outcome_rows, skipped_rows
@@ -98,11 +98,12 @@ def write_page(path: str | os.PathLike[str], text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
-def render_report(record: RunRecord) -> str:
+def render_report(record: RunRecord, gallery: Gallery | None = None) -> str:
     """The page of a run as HTML.
 
     Args:
         record: What is known of the run.
+        gallery: Pictures of it that are shared with others.
 
     Returns:
         The text of the page.
@@ -111,10 +112,14 @@ def render_report(record: RunRecord) -> str:
         ModuleNotFoundError: The extra ``viz`` is not installed.
     """
     jinja2 = import_viz("jinja2")
-    draw, run = _Drawer(), run_pictures(record)
+    gallery = gallery or Gallery(record)
+    draw, run = _Drawer(), gallery.run
     sections: list[tuple[str, list[Block]]] = [
         ("Accuracy and cost", _accuracy(record, run, draw)),
-        *((_title_of(record, prune), _prune(prune, draw)) for prune in record.prunes),
+        *(
+            (_title_of(record, prune), _prune(prune, pictures, draw))
+            for prune, pictures in zip(record.prunes, gallery.prunes, strict=True)
+        ),
         ("Learning", [Block(picture=draw(run, "learning", "learning curves"))]),
         ("For whom", _groups(record, run, draw)),
         ("Time and energy", _phases(record, run, draw)),
@@ -170,14 +175,13 @@ def _title_of(record: RunRecord, prune: PruneRecord) -> str:
     return f"Filters, pruned at the start of epoch {prune.report.epoch}"
 
 
-def _prune(prune: PruneRecord, draw: _Drawer) -> list[Block]:
+def _prune(prune: PruneRecord, pictures: Pictures, draw: _Drawer) -> list[Block]:
     coupled = any(width.group is not None for width in prune.widths)
-    whole = prune_pictures(prune)
     blocks = [
         Block(
             text="Filters before and after." + (" Layers that are joined lose the same filters." if coupled else ""),
-            picture=draw(whole, "widths", "filters before and after along the network"),
-            beside=draw(whole, "repair", "what each repaired layer computes wrongly"),
+            picture=draw(pictures, "widths", "filters before and after along the network"),
+            beside=draw(pictures, "repair", "what each repaired layer computes wrongly"),
         ),
         Block(rows=layer_rows(prune), folded=len(prune.report.layers) > _OPEN, title="The layers as a table"),
     ]
@@ -195,14 +199,14 @@ def _prune(prune: PruneRecord, draw: _Drawer) -> list[Block]:
         if draw.drawn > _LARGEST:
             left_out.append(picture.name)
             continue
-        layer, drawn = layer_pictures(prune, picture), len(picture.pairs)
+        drawn = len(picture.pairs)
         which = "" if drawn == len(lost) else f"; {drawn} are drawn, from the best explained to the least"
         blocks.append(
             Block(
                 title=f"{picture.name}: {len(lost):,} of {picture.filters:,} filters removed{which}",
-                picture=draw(layer, f"similarity/{picture.name}", f"similarity of the filters of {picture.name}"),
+                picture=draw(pictures, f"similarity/{picture.name}", f"similarity of the filters of {picture.name}"),
                 beside=draw(
-                    layer, f"filters/{picture.name}", f"removed filters of {picture.name} beside their partners"
+                    pictures, f"filters/{picture.name}", f"removed filters of {picture.name} beside their partners"
                 ),
                 folded=place >= _OPEN,
             )
@@ -213,15 +217,11 @@ def _prune(prune: PruneRecord, draw: _Drawer) -> list[Block]:
 
 
 def _groups(record: RunRecord, run: Pictures, draw: _Drawer) -> list[Block]:
-    pictures = [
-        draw(run, "scenes", "accuracy by scene"),
-        draw(run, "devices", "accuracy by device"),
-        draw(run, "networks_by_device", "accuracy of each network by device"),
-    ]
-    drawn = [*filter(None, pictures), "", "", ""]
-    ends = ends_of(record)
-    text = f"Accuracy of each scene and recording device: {ends[0].label}, then {ends[1].label}." if ends else ""
-    return [Block(text=text if drawn[0] else "", picture=drawn[0], beside=drawn[1]), Block(picture=drawn[2])]
+    kinds = [draw(run, "scenes", "accuracy by scene"), draw(run, "devices", "accuracy by device")]
+    drawn, ends = [*filter(None, kinds), "", ""], ends_of(record)
+    words = f"Accuracy of each scene and recording device: {ends[0].label}, then {ends[1].label}." if ends else ""
+    many = draw(run, "networks_by_device", "accuracy of each network by device")
+    return [Block(text=words if drawn[0] else "", picture=drawn[0], beside=drawn[1]), Block(picture=many)]
 
 
 def _phases(record: RunRecord, run: Pictures, draw: _Drawer) -> list[Block]:

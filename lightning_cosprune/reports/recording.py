@@ -18,6 +18,7 @@ from lightning_cosprune.repair.report import RepairReport
 from lightning_cosprune.reports.clock import PHASES, Clock
 from lightning_cosprune.reports.energy import EnergyMonitor
 from lightning_cosprune.reports.evaluate import can_validate, validate_copy
+from lightning_cosprune.reports.gallery import Gallery
 from lightning_cosprune.reports.layers import picture_layer, widths_before
 from lightning_cosprune.reports.loggers import log_record, log_setting, log_steps, takes_pictures
 from lightning_cosprune.reports.measured import Measured, outcomes_of
@@ -233,16 +234,17 @@ class Recorder:
             return
         back = self.phase("reporting")
         record, page = self.record(), None
+        gallery = Gallery(record)
         try:
             if self.path is not None:
-                page = render_report(record)
+                page = render_report(record, gallery)
                 write_page(self.path, page)
                 write_page(self.path.with_suffix(".json"), record.to_json())
                 write_page(self.path.with_suffix(".csv"), csv_text(record))
                 table = format_outcomes(record)
                 rank_zero_info(f"{table}\nReport: {self.path}" if table else f"Report: {self.path}")
         finally:
-            log_record(trainer, pl_module, record, plans, page, again=self._written)
+            log_record(trainer, pl_module, gallery, plans, page, again=self._written)
             self._written = True
             self.phase(back)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lightning_cosprune.reports.viz import import_viz
@@ -24,6 +24,8 @@ __all__ = [
     "colour_of",
     "css_variables",
     "figure",
+    "label_rows",
+    "row_height",
     "signed_colours",
     "styled",
     "to_png",
@@ -33,7 +35,7 @@ __all__ = [
 FIGURE_WIDTH = 4.1
 """Inches; on a telephone letters of a figure as wide can still be read."""
 
-_ENLARGED = 1.18
+_LONGEST = 28
 
 COLOURS = {
     "ink": ("#1b2430", "#e8ecf2"),
@@ -111,6 +113,38 @@ def figure(height: float, width: float = FIGURE_WIDTH) -> Any:
     return import_viz("matplotlib.figure").Figure(figsize=(width, height), layout="constrained")
 
 
+def row_height(labels: Sequence[str]) -> float:
+    """Inches that a row with such a label takes; a long label stands above its row."""
+    return 0.24 if max(map(len, labels), default=0) <= _LONGEST else 0.36
+
+
+def label_rows(axes: Any, labels: Sequence[str], *, lift: float = 0.18) -> None:
+    """Name the rows of a picture, rows 0, 1, ... from the top: beside them, or above where that would take the room.
+
+    Args:
+        axes: Where the rows are.
+        labels: A name a row.
+        lift: How far above the middle of its row a long name begins, in rows.
+    """
+    axes.tick_params(axis="y", length=0)
+    if max(map(len, labels), default=0) <= _LONGEST:
+        axes.set_yticks(range(len(labels)), labels)
+        axes.set_ylim(len(labels) - 0.5, -0.5)
+        return
+    axes.set_yticks([])
+    axes.set_ylim(len(labels) - 0.5, -0.75)
+    for row, label in enumerate(labels):
+        axes.text(
+            0.0,
+            row - lift,
+            label,
+            transform=axes.get_yaxis_transform(),
+            va="bottom",
+            fontsize=7.5,
+            color=colour_of("muted"),
+        )
+
+
 def signed_colours() -> Any:
     """Colours of values in [-1, 1]: blue and red, the clearer the nearer to zero, so that any page may lie behind."""
     colours = import_viz("matplotlib.colors")
@@ -136,6 +170,7 @@ def to_svg(drawn: Figure, prefix: str, title: str) -> str:
         The element, with the colours as CSS variables.
     """
     with styled():
+        _lay_out(drawn)
         written = io.StringIO()
         drawn.savefig(written, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = written.getvalue()
@@ -149,8 +184,7 @@ def to_svg(drawn: Figure, prefix: str, title: str) -> str:
     for name, (light, _) in COLOURS.items():
         text = text.replace(light, f"var(--{name})")
     escaped = title.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
-    width = drawn.get_figwidth() * 96 * _ENLARGED
-    head = f'<svg role="img" aria-label="{escaped}" style="width: {width:.0f}px"'
+    head = f'<svg role="img" aria-label="{escaped}"'
     return re.sub(r'<svg (?:height|width)="[^"]*"', head, text, count=1).replace(
         f'height="{drawn.get_figheight() * 72:g}pt"', "", 1
     )
@@ -159,6 +193,15 @@ def to_svg(drawn: Figure, prefix: str, title: str) -> str:
 def to_png(drawn: Figure, dpi: int = 120) -> bytes:
     """A figure as a PNG on white, for loggers."""
     with styled():
+        _lay_out(drawn)
         written = io.BytesIO()
         drawn.savefig(written, format="png", dpi=dpi, facecolor="white")
     return written.getvalue()
+
+
+def _lay_out(drawn: Figure) -> None:
+    """Find each part's place once; matplotlib would at every writing, and draw the figure twice to do so."""
+    engine = drawn.get_layout_engine()
+    if engine is not None:
+        engine.execute(drawn)
+        drawn.set_layout_engine(None)
