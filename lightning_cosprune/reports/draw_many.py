@@ -1,19 +1,57 @@
-"""Pictures of many networks beside each other: what each layer lost, how each device is served, what energy went."""
+"""Pictures of many networks beside each other: by share of the data, by layer, by device, by energy."""
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lightning_cosprune.reports.record import Outcome
-from lightning_cosprune.reports.theme import colour_of, figure, label_rows, row_height, styled
+from lightning_cosprune.reports.theme import SERIES, colour_of, figure, label_rows, row_height, styled
 from lightning_cosprune.reports.viz import import_viz
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw_devices", "draw_energy", "draw_ratios"]
+__all__ = ["draw_devices", "draw_energy", "draw_fractions", "draw_ratios"]
+
+
+def draw_fractions(outcomes: Sequence[Outcome]) -> Figure | None:
+    """Accuracy against the share of the training data, a line a series."""
+    by_series: dict[str, dict[float, list[float]]] = {}
+    for outcome in outcomes:
+        if outcome.fraction is not None and outcome.accuracy and outcome.role in ("tuned", "rival"):
+            by_series.setdefault(outcome.series or outcome.label, {}).setdefault(outcome.fraction, []).extend(
+                outcome.accuracy
+            )
+    by_series = {series: points for series, points in by_series.items() if len(points) > 1}
+    if not by_series:
+        return None
+    with styled():
+        drawn = figure(3.1)
+        axes = drawn.subplots()
+        for place, (series, points) in enumerate(by_series.items()):
+            fractions = sorted(points)
+            axes.errorbar(
+                [100 * fraction for fraction in fractions],
+                [100 * statistics.mean(points[fraction]) for fraction in fractions],
+                yerr=[
+                    100 * (statistics.stdev(points[fraction]) if len(points[fraction]) > 1 else 0.0)
+                    for fraction in fractions
+                ],
+                fmt="-o",
+                markersize=4,
+                linewidth=1.4,
+                elinewidth=1.0,
+                color=colour_of(SERIES[place % len(SERIES)]),
+                label=series,
+            )
+        axes.set_xlabel("share of the training data after the cut, %")
+        axes.set_ylabel("accuracy, %")
+        axes.grid(axis="y")
+        drawn.legend(loc="outside lower center", ncols=2, handlelength=1.2)
+    return drawn  # type: ignore[no-any-return]
 
 
 def draw_ratios(outcomes: Sequence[Outcome]) -> Figure | None:
@@ -23,7 +61,7 @@ def draw_ratios(outcomes: Sequence[Outcome]) -> Figure | None:
         return None
     drawn: Figure = _cells(
         [outcome.label for outcome in shown],
-        [dict(sorted(outcome.ratios.items())) for outcome in shown],
+        [outcome.ratios for outcome in shown],
         "removed",
         (0.0, 1.0),
         "filters removed, %",
@@ -76,7 +114,7 @@ def _cells(
     labels: Sequence[str], rows: Sequence[Mapping[str, float]], colour: str, ends: tuple[float, float], title: str
 ) -> Any:
     """Shares as cells, the deeper the larger, each with its percent where there is room."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+    columns = sorted({name for row in rows for name in row}, key=_naturally)
     low, high = ends
     rectangle = import_viz("matplotlib.patches").Rectangle
     above = row_height(labels) > 0.3
@@ -107,6 +145,11 @@ def _cells(
         axes.set_xlabel(title)
         axes.xaxis.set_label_position("bottom")
     return drawn
+
+
+def _naturally(name: str) -> list[tuple[int, str]]:
+    """So that conv10 comes after conv9."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
 def _short(name: str, most: int) -> str:

@@ -19,7 +19,6 @@ __all__ = [
     "draw_accuracies",
     "draw_change",
     "draw_curves",
-    "draw_fractions",
     "draw_phases",
     "draw_repair",
     "draw_tradeoff",
@@ -190,41 +189,9 @@ def draw_repair(prune: PruneRecord) -> Figure | None:
     drawn: Any = draw_change(before, after, "unexplained part of the dense layer's output, %")
     if max(before.values()) > 20 * max(min(after.values()), 1e-9):
         drawn.axes[0].set_xscale("symlog", linthresh=0.1)
+        drawn.axes[0].xaxis.get_major_locator().set_params(numticks=6)
+        drawn.axes[0].xaxis.set_major_formatter(import_viz("matplotlib.ticker").FuncFormatter(lambda x, _: f"{x:g}"))
         drawn.axes[0].set_xlim(0, 150 * max(*before.values(), *after.values()))
-    return drawn  # type: ignore[no-any-return]
-
-
-def draw_fractions(outcomes: Sequence[Outcome]) -> Figure | None:
-    """Accuracy against the share of the training data, a line a series."""
-    by_series: dict[str, dict[float, list[float]]] = {}
-    for outcome in outcomes:
-        if outcome.fraction is not None and outcome.accuracy and outcome.role in ("tuned", "rival"):
-            by_series.setdefault(outcome.series or outcome.label, {}).setdefault(outcome.fraction, []).extend(
-                outcome.accuracy
-            )
-    by_series = {series: points for series, points in by_series.items() if len(points) > 1}
-    if not by_series:
-        return None
-    with styled():
-        drawn = figure(3.1)
-        axes = drawn.subplots()
-        for place, (series, points) in enumerate(by_series.items()):
-            fractions = sorted(points)
-            axes.errorbar(
-                [100 * fraction for fraction in fractions],
-                [100 * statistics.mean(points[fraction]) for fraction in fractions],
-                yerr=[100 * _deviation(points[fraction]) for fraction in fractions],
-                fmt="-o",
-                markersize=4,
-                linewidth=1.4,
-                elinewidth=1.0,
-                color=colour_of(SERIES[place % len(SERIES)]),
-                label=series,
-            )
-        axes.set_xlabel("share of the training data after the cut, %")
-        axes.set_ylabel("accuracy, %")
-        axes.grid(axis="y")
-        drawn.legend(loc="outside lower center", ncols=2, handlelength=1.2)
     return drawn  # type: ignore[no-any-return]
 
 

@@ -8,12 +8,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lightning_cosprune.reports.draw_layers import draw_pairs, draw_similarity, draw_widths
-from lightning_cosprune.reports.draw_many import draw_devices, draw_energy, draw_ratios
+from lightning_cosprune.reports.draw_many import draw_devices, draw_energy, draw_fractions, draw_ratios
 from lightning_cosprune.reports.draw_run import (
     draw_accuracies,
     draw_change,
     draw_curves,
-    draw_fractions,
     draw_phases,
     draw_repair,
     draw_tradeoff,

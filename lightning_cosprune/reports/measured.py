@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from lightning_cosprune.reports.record import THIS_RUN, Outcome
+from lightning_cosprune.reports.energy import energy_of_inferences
+from lightning_cosprune.reports.record import THIS_RUN, Outcome, Phase
 from lightning_cosprune.surgery.report import PruningReport
 
-__all__ = ["LABELS", "Measured", "accuracy_key", "grouped", "outcomes_of"]
+__all__ = ["LABELS", "Measured", "accuracy_key", "grouped", "note_of_inferences", "outcomes_of"]
 
 LABELS = {"dense": "dense", "cut": "as cut", "repaired": "repaired", "tuned": "after the fit"}
 """Role of a network in a run -> what it is called."""
@@ -55,6 +56,19 @@ def grouped(metrics: Mapping[str, float], stage: str, kind: str) -> dict[str, fl
     key = accuracy_key(metrics, stage)
     prefix = f"{key}_{kind}_"
     return {name.removeprefix(prefix): value for name, value in metrics.items() if key and name.startswith(prefix)}
+
+
+def note_of_inferences(latency: Sequence[float], phases: Sequence[Phase]) -> list[str]:
+    """What a million forward passes use, at the mean power of the run; empty where that is not known."""
+    seconds, kwh = sum(phase.seconds for phase in phases), sum(phase.kwh or 0.0 for phase in phases)
+    if len(latency) < 2 or not seconds or not kwh:
+        return []
+    watts = 3.6e6 * kwh / seconds
+    dense, pruned = (1e3 * energy_of_inferences(one, watts) for one in latency[:2])
+    return [
+        f"A million forward passes take {pruned:,.3g} Wh instead of {dense:,.3g} Wh, from the measured time of a pass "
+        f"and {watts:,.3g} W, the mean power while the energy was counted."
+    ]
 
 
 def outcomes_of(measured: Measured, reports: Sequence[PruningReport]) -> tuple[tuple[Outcome, ...], list[str]]:

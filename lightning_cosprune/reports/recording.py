@@ -21,7 +21,7 @@ from lightning_cosprune.reports.evaluate import can_validate, validate_copy
 from lightning_cosprune.reports.gallery import Gallery
 from lightning_cosprune.reports.layers import picture_layer, widths_before
 from lightning_cosprune.reports.loggers import log_record, log_setting, log_steps, takes_pictures
-from lightning_cosprune.reports.measured import Measured, outcomes_of
+from lightning_cosprune.reports.measured import Measured, note_of_inferences, outcomes_of
 from lightning_cosprune.reports.page import render_report, write_page
 from lightning_cosprune.reports.record import Event, LayerPicture, Phase, PruneRecord, RunRecord, Width
 from lightning_cosprune.reports.setting import data_fraction, setting_of
@@ -224,7 +224,7 @@ class Recorder:
             events=tuple(self._events),
             phases=tuple(phases),
             energy_source=monitor.source if monitor is not None else "",
-            notes=(*notes, *self.notes),
+            notes=(*notes, *note_of_inferences(self.measured.latency, phases), *self.notes),
         )
 
     @_at_most_a_warning("The report")

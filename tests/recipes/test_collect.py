@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two cells of a sweep on a hundred synthetic recordings, offline."""
+    """Three cells of a sweep on a hundred synthetic recordings, offline; the last has a budget and counts energy."""
     from lightning_cosprune.data import LogMel, SyntheticScenes
 
     folder = tmp_path_factory.mktemp("sweep")
@@ -44,11 +44,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--out",
         folder,
     ]
-    for repair in ("none", "least_squares"):
-        command = [sys.executable, "-m", "recipes.sweeps.run", *map(str, small_run), "--repair", repair]
+    budget = ["--max-macs", "0.6", "--country", "GBR"]
+    for repair, more in (("none", []), ("least_squares", []), ("merge", budget)):
+        command = [sys.executable, "-m", "recipes.sweeps.run", *map(str, small_run), "--repair", repair, *more]
         told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert "of the test clips" in told.stdout, told.stderr[-2000:]
-    assert len(list(folder.glob("dense-*.pt"))) == 1, "both start from the same dense network"
+    assert len(list(folder.glob("dense-*.pt"))) == 1, "all start from the same dense network"
     return folder / "wandb"
 
 
@@ -57,16 +58,23 @@ def test_runs_become_a_csv_and_a_page(runs: Path, tmp_path: Path, capsys: pytest
     collect.main(["--runs", str(runs), "--out", str(tmp_path)])
     with (tmp_path / "runs.csv").open() as file:
         lines = list(csv.DictReader(file))
-    assert [(line["criterion"], line["repair"], line["data/fraction"], line["seed"]) for line in lines] == [
-        ("cosine", "none", "0.5", "0"),
-        ("cosine", "least_squares", "0.5", "0"),
+    setting = ("criterion", "pruning_ratio", "max_macs", "repair", "data/fraction", "seed")
+    assert [tuple(line[name] for name in setting) for line in lines] == [
+        ("cosine", "0.5", "", "none", "0.5", "0"),
+        ("cosine", "0.5", "", "least_squares", "0.5", "0"),
+        ("cosine", "", "0.6", "merge", "0.5", "0"),
     ]
     assert all(0 <= float(line["test/accuracy"]) <= 1 for line in lines)
-    assert all(float(line["pruning/ratio/network.conv1"]) == 0.5 for line in lines)
+    assert all(float(line["pruning/ratio/network.conv1"]) == 0.5 for line in lines[:2])
+    assert 0.4 <= float(lines[2]["pruning/macs_removed"]) < 0.7
+    assert float(lines[2]["energy/kwh"]) > 0
     assert lines[0]["pruning/macs"] == lines[1]["pruning/macs"]
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "cosine, repair least squares, 50% of the filters, 50% of the data" in page
-    assert "2 runs:" in capsys.readouterr().out
+    assert "cosine, repair merge, 60% of the MACs, 50% of the data" in page
+    assert 'aria-label="part of its filters that each layer lost"' in page
+    assert "the dense network is right on" in page
+    assert "3 runs:" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -81,15 +89,60 @@ def test_every_panel_shows_what_the_runs_log(runs: Path, tmp_path: Path, capsys:
     assert all(dashboard.panel_keys(panel) <= keys for panel in panels)
     assert all(dashboard.panel_keys(panel) for panel in panels)
     assert {"pruning/ratio/network.conv1", "pruning/similarity/network.conv1"} <= keys
-    assert any("energy/kwh" in missing for missing in left_out.values()), "nobody counted the energy"
+    assert not left_out
+    bare, missing = dashboard.build_sections({key for key in keys if not key.startswith("energy/")})
+    assert "Energy" not in bare
+    assert any("energy/kwh" in names for names in missing.values())
+    media = [panel for panel in sections["Layers"] if isinstance(panel, dashboard.wr.MediaBrowser)]
+    pictures = {key for run in found for key, value in run.summary.items() if isinstance(value, dict)}
+    assert set(media[0].media_keys) <= pictures, "what a media panel shows are pictures"
     dashboard.main(["me/project", "--runs", str(runs), "--dry-run", "--out", str(tmp_path)])
-    assert "left out, not logged by any run: Energy" in capsys.readouterr().out
+    assert "left out" not in capsys.readouterr().out
     workspace = (tmp_path / "workspace.json").read_text()
     view = internal.View.model_validate_json(workspace)
     assert len(view.spec.section.panel_bank_config.sections) >= len(sections)
     report = json.loads((tmp_path / "report.json").read_text())
     drawn = [panel for block in report["blocks"] if block["type"] == "panel-grid" for panel in block["panels"]]
     assert len(drawn) == len(panels)
+    (heat_map,) = [panel for panel in drawn if panel["viewType"] == "Vega2"]
+    assert heat_map["config"]["panelDefId"] == f"me/{dashboard.CHART}"
+    assert "pruning/tables/ratios" in json.dumps(heat_map["config"]["userQuery"])
+
+
+@pytest.mark.slow
+def test_the_heat_map_reads_columns_that_its_table_has(runs: Path) -> None:
+    spec = json.loads(dashboard.HEAT_MAP.read_text())
+    panel = dashboard.heat_map("me")
+    asked = set(re.findall(r"\$\{field:(\w+)\}", json.dumps(spec)))
+    assert asked == set(panel.chart_fields)
+    assert set(re.findall(r"\$\{string:(\w+)\}", json.dumps(spec))) == set(panel.chart_strings)
+    tables = sorted(runs.glob("*/files/media/table/pruning/tables/ratios_*.table.json"))
+    assert len(tables) == 3
+    for table in map(json.loads, (path.read_text() for path in tables)):
+        assert set(panel.chart_fields.values()) == set(table["columns"])
+        assert table["data"]
+        assert all(isinstance(name, str) and 0 < removed < 1 for name, removed in table["data"])
+
+
+def test_without_the_heat_maps_drawing_the_rest_stays(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Api:
+        told = ""
+
+        def create_custom_chart(self, **arguments: Any) -> str:
+            if self.told:
+                raise ValueError(self.told)
+            assert json.loads(arguments["spec"])["mark"]["type"] == "rect"
+            return f"{arguments['entity']}/{arguments['name']}"
+
+    monkeypatch.setattr("wandb.Api", Api)
+    assert dashboard.register_heat_map("me")
+    Api.told = "A chart of that name already exists"
+    assert dashboard.register_heat_map("me")
+    Api.told = "the server does not support custom charts"
+    assert not dashboard.register_heat_map("me")
+    assert "the heat-map of the layers: the server does not support" in capsys.readouterr().out
 
 
 def fake(name: str, **summary: Any) -> collect.Run:

@@ -94,6 +94,11 @@ def test_phases_sum_to_the_whole(tmp_path: Path) -> None:
     record = RunRecord.from_json((tmp_path / "report.json").read_text())
     assert record.energy_source == monitor.source
     assert any(phase.kwh for phase in record.phases)
+    (note,) = [note for note in record.notes if note.startswith("A million forward passes take ")]
+    dense, pruned = (outcome.latency[0] for outcome in record.outcomes if outcome.latency)
+    watts = 3.6e6 * sum(phase.kwh or 0 for phase in record.phases) / sum(phase.seconds for phase in record.phases)
+    assert f"take {1e3 * energy_of_inferences(pruned, watts):,.3g} Wh instead of " in note
+    assert f"instead of {1e3 * energy_of_inferences(dense, watts):,.3g} Wh" in note
 
 
 def test_numbers_reach_the_logger(tmp_path: Path) -> None:

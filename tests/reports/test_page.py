@@ -7,7 +7,7 @@ import pytest
 import torch
 from reports.records import record_of, small_network
 
-from lightning_cosprune import RunRecord, write_report
+from lightning_cosprune import Outcome, RunRecord, write_report
 from lightning_cosprune.reports.page import render_report
 
 
@@ -36,6 +36,31 @@ def test_names_in_the_pictures_do_not_meet() -> None:
     assert len(names) == len(set(names))
     assert set(re.findall(r"(?:url\(#|href=\"#)([^\")]+)", text)) <= set(names)
     assert not re.findall(r"(?:fill|stroke): #(?!ffffff)\w{6}", text), "colours are those of the page"
+
+
+def test_many_networks_stand_side_by_side() -> None:
+    def network(label: str, ratio: float) -> Outcome:
+        devices = {"a": 0.7, "s1": ratio}
+        return Outcome(
+            label, "tuned", (ratio,), by_device=devices, ratios={"conv9": ratio, "conv10": 0.5}, kwh=(ratio,)
+        )
+
+    names = ["cosine, repaired by least squares, half of the data", "random"]
+    text = render_report(RunRecord(outcomes=(network(names[0], 0.25), network(names[1], 0.75))))
+    for title in (
+        "part of its filters that each layer lost",
+        "accuracy of each network by device",
+        "energy of each network",
+    ):
+        assert f'aria-label="{title}"' in text
+    heat_map = text[text.index('aria-label="part of its filters') :]
+    heat_map = heat_map[: heat_map.index("</svg>")]
+    shown = re.findall(r"<text [^>]*>([^<]+)</text>", heat_map)
+    assert shown.index("conv9") < shown.index("conv10"), "layers in their natural order"
+    assert {"25", "75", "50", *names} <= set(shown)
+    depths = [float(depth) for depth in re.findall(r"opacity: ([\d.]+)", heat_map)]
+    assert min(depths) < 0.35 < 0.65 < max(depths), "the more a layer lost, the deeper"
+    assert RunRecord.from_json(RunRecord(outcomes=(network("x", 0.5),)).to_json()).outcomes[0].ratios["conv10"] == 0.5
 
 
 def test_a_bare_report_is_a_page_too() -> None:
