@@ -143,14 +143,16 @@ def draw_curves(record: RunRecord) -> Figure | None:
                 event.name,
                 (event.epoch, 1.0),
                 xycoords=("data", "axes fraction"),
-                xytext=(3, 2),
+                xytext=(3, -1),
                 textcoords="offset points",
                 color=colour_of("removed"),
                 fontsize=8,
                 ha="left",
+                va="top",
             )
         stacked[-1].set_xlabel("epochs since the start")
         stacked[-1].set_xlim(left=0)
+        stacked[-1].xaxis.get_major_locator().set_params(integer=True)
     return drawn  # type: ignore[no-any-return]
 
 

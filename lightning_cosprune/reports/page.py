@@ -148,17 +148,23 @@ def render_report(record: RunRecord, gallery: Gallery | None = None) -> str:
 def _accuracy(record: RunRecord, run: Pictures, draw: _Drawer) -> list[Block]:
     measured = [outcome for outcome in record.outcomes if outcome.accuracy]
     return [
-        Block(
-            picture=draw(run, "tradeoff", "accuracy against multiply-accumulates"),
-            beside=draw(run, "accuracies", "accuracy of each network"),
-            text=_reading(measured) if len(measured) > 1 else "",
+        _side_by_side(
+            draw(run, "tradeoff", "accuracy against multiply-accumulates"),
+            draw(run, "accuracies", "accuracy of each network"),
+            text=_reading(measured),
         ),
         Block(rows=outcome_rows(record) if record.outcomes else ()),
-        Block(
-            picture=draw(run, "fractions", "accuracy against data"),
-            beside=draw(run, "ratios", "part of its filters that each layer lost"),
+        _side_by_side(
+            draw(run, "fractions", "accuracy against data"),
+            draw(run, "ratios", "part of its filters that each layer lost"),
         ),
     ]
+
+
+def _side_by_side(*drawn: str, text: str = "") -> Block:
+    """Two pictures, or what there is of them; the text says nothing without any."""
+    shown = [*filter(None, drawn), "", ""]
+    return Block(text=text if shown[0] else "", picture=shown[0], beside=shown[1])
 
 
 def _reading(measured: Sequence[Outcome]) -> str:
@@ -217,17 +223,16 @@ def _prune(prune: PruneRecord, pictures: Pictures, draw: _Drawer) -> list[Block]
 
 
 def _groups(record: RunRecord, run: Pictures, draw: _Drawer) -> list[Block]:
-    kinds = [draw(run, "scenes", "accuracy by scene"), draw(run, "devices", "accuracy by device")]
-    drawn, ends = [*filter(None, kinds), "", ""], ends_of(record)
-    words = f"Accuracy of each scene and recording device: {ends[0].label}, then {ends[1].label}." if ends else ""
+    scenes, devices = draw(run, "scenes", "accuracy by scene"), draw(run, "devices", "accuracy by device")
+    ends = ends_of(record)
+    text = f"Accuracy of each scene and recording device: {ends[0].label}, then {ends[1].label}." if ends else ""
     many = draw(run, "networks_by_device", "accuracy of each network by device")
-    return [Block(text=words if drawn[0] else "", picture=drawn[0], beside=drawn[1]), Block(picture=many)]
+    return [_side_by_side(scenes, devices, text=text), Block(picture=many)]
 
 
 def _phases(record: RunRecord, run: Pictures, draw: _Drawer) -> list[Block]:
-    source = f"Energy: {record.energy_source}." if record.energy_source else ""
     phases, energy = draw(run, "phases", "seconds and energy by phase"), draw(run, "energy", "energy of each network")
-    return [Block(text=source if phases else "", picture=phases or energy, beside=energy if phases else "")]
+    return [_side_by_side(phases, energy, text=f"Energy: {record.energy_source}." if record.energy_source else "")]
 
 
 def _copies(record: RunRecord) -> list[Block]:

@@ -21,6 +21,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_cosprune.network.structure import STRUCTURE, describe_structure
 from lightning_cosprune.planning.plan import PruningPlan
+from lightning_cosprune.reports.draw_layers import widths_of
 from lightning_cosprune.reports.gallery import tables_of
 from lightning_cosprune.reports.record import RunRecord
 from lightning_cosprune.reports.tables import ratios_of
@@ -163,11 +164,10 @@ def log_to_wandb(
         f"pruning/tables/{name}": wandb.Table(columns=[cell or "network" for cell in rows[0]], data=rows[1:])
         for name, rows in tables_of(record).items()
     }
-    ratios = ratios_of([prune.report for prune in record.prunes])
-    if ratios:  # in numbers, for charts
-        tables["pruning/tables/ratios"] = wandb.Table(
-            columns=["layer", "removed"], data=list(map(list, ratios.items()))
-        )
+    if record.prunes:  # in numbers, for charts; in the order of the network, with layers that lost nothing
+        lost = ratios_of([prune.report for prune in record.prunes])
+        rows = [[width.name, lost.get(width.name, 0.0)] for width in widths_of(record.prunes[0])]
+        tables["pruning/tables/ratios"] = wandb.Table(columns=["layer", "removed"], data=rows)
     texts = {"record.json": record.to_json(), **({"report.html": page} if page else {})}
     texts |= {f"plan-{place}.json": plan.to_json() for place, plan in enumerate(plans)}
     with _staged_within(run), tempfile.TemporaryDirectory() as folder:

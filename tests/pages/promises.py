@@ -161,6 +161,10 @@ BEHIND: dict[str, dict[str, list[str]]] = {
             "reports/test_recording.py::test_a_fit_leaves_a_page_with_all_that_it_knows",
         ],
         "time by phase, energy by phase": ["reports/test_energy.py::test_phases_sum_to_the_whole"],
+        "many networks: by share of the data, what each layer lost, by device, by energy": [
+            "reports/test_page.py::test_many_networks_stand_side_by_side",
+            "recipes/test_collect.py::test_runs_become_a_csv_and_a_page",
+        ],
         "what kept its filters, and why": ["reports/test_wandb.py::test_pictures_are_pictures_and_tables_have_rows"],
         "csv and LaTeX rows to copy": [
             "reports/test_tables.py::test_the_csv_has_a_line_a_network_and_seed",
@@ -179,7 +183,7 @@ BEHIND: dict[str, dict[str, list[str]]] = {
         "`pruning/similarity/<layer>`, `pruning/filters/<layer>`, `pruning/widths`, `pruning/learning`, ...": [
             "reports/test_wandb.py::test_pictures_are_pictures_and_tables_have_rows",
         ],
-        "`pruning/tables/networks`, `.../layers`, `.../skipped`, `.../phases`": [
+        "`pruning/tables/networks`, `.../layers`, `.../skipped`, `.../phases`, `.../ratios`": [
             "reports/test_wandb.py::test_pictures_are_pictures_and_tables_have_rows",
         ],
         "`energy/kwh`, `energy/kg_co2`, `energy/<phase>/kwh`": [
@@ -189,9 +193,21 @@ BEHIND: dict[str, dict[str, list[str]]] = {
             "reports/test_wandb.py::test_plan_record_and_network_go_with_the_run",
         ],
         "no connection when the run begins": ["reports/test_wandb.py::test_a_dead_connection_keeps_the_run_offline"],
+        "the connection dies midway": ["reports/test_wandb.py::test_a_connection_that_dies_midway_holds_nothing_up"],
         "no connection at the end": ["reports/test_wandb.py::test_a_dead_connection_keeps_the_run_offline"],
         "a full disk": ["reports/test_wandb.py::test_a_full_disk"],
         "`WANDB_MODE=disabled`": ["reports/test_wandb.py::test_switched_off"],
+        "accuracy against MACs and against the part removed, by criterion and repair": [
+            "recipes/test_collect.py::test_every_panel_shows_what_the_runs_log"
+        ],
+        "criteria and repairs compared, with the spread over seeds": [
+            "recipes/test_collect.py::test_every_panel_shows_what_the_runs_log"
+        ],
+        "accuracy against the share of the data": ["recipes/test_collect.py::test_every_panel_shows_what_the_runs_log"],
+        "what each layer lost": ["recipes/test_collect.py::test_the_heat_map_reads_columns_that_its_table_has"],
+        "filters and their partners, accuracy by device, energy, learning curves": [
+            "recipes/test_collect.py::test_every_panel_shows_what_the_runs_log"
+        ],
         "wandb is not installed": ["reports/test_wandb.py::test_without_wandb_the_fit_is_the_same"],
     },
     "prune.md": {

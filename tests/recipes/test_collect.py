@@ -89,7 +89,7 @@ def test_every_panel_shows_what_the_runs_log(runs: Path, tmp_path: Path, capsys:
     assert all(dashboard.panel_keys(panel) <= keys for panel in panels)
     assert all(dashboard.panel_keys(panel) for panel in panels)
     assert {"pruning/ratio/network.conv1", "pruning/similarity/network.conv1"} <= keys
-    assert not left_out
+    assert set(left_out) == {"Learning: val/accuracy", "Learning: val/log_loss"}, "the runs had no validation"
     bare, missing = dashboard.build_sections({key for key in keys if not key.startswith("energy/")})
     assert "Energy" not in bare
     assert any("energy/kwh" in names for names in missing.values())
@@ -97,7 +97,7 @@ def test_every_panel_shows_what_the_runs_log(runs: Path, tmp_path: Path, capsys:
     pictures = {key for run in found for key, value in run.summary.items() if isinstance(value, dict)}
     assert set(media[0].media_keys) <= pictures, "what a media panel shows are pictures"
     dashboard.main(["me/project", "--runs", str(runs), "--dry-run", "--out", str(tmp_path)])
-    assert "left out" not in capsys.readouterr().out
+    assert capsys.readouterr().out.count("left out, not logged by any run: Learning: val/") == 2
     workspace = (tmp_path / "workspace.json").read_text()
     view = internal.View.model_validate_json(workspace)
     assert len(view.spec.section.panel_bank_config.sections) >= len(sections)
@@ -116,12 +116,12 @@ def test_the_heat_map_reads_columns_that_its_table_has(runs: Path) -> None:
     asked = set(re.findall(r"\$\{field:(\w+)\}", json.dumps(spec)))
     assert asked == set(panel.chart_fields)
     assert set(re.findall(r"\$\{string:(\w+)\}", json.dumps(spec))) == set(panel.chart_strings)
-    tables = sorted(runs.glob("*/files/media/table/pruning/tables/ratios_*.table.json"))
-    assert len(tables) == 3
+    tables = sorted(runs.glob("offline-run-*/files/media/table/pruning/tables/ratios_*.table.json"))
+    assert len({path.parts[-6] for path in tables}) == 3
     for table in map(json.loads, (path.read_text() for path in tables)):
         assert set(panel.chart_fields.values()) == set(table["columns"])
-        assert table["data"]
-        assert all(isinstance(name, str) and 0 < removed < 1 for name, removed in table["data"])
+        assert [name for name, _ in table["data"]][:3] == ["network.conv1", "network.conv2", "network.conv3"]
+        assert all(isinstance(name, str) and 0 <= removed < 1 for name, removed in table["data"])
 
 
 def test_without_the_heat_maps_drawing_the_rest_stays(

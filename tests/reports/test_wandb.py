@@ -85,7 +85,8 @@ def test_pictures_are_pictures_and_tables_have_rows(offline: Path) -> None:
     for path in pictures.values():
         assert np.asarray(Image.open(path).convert("L")).std() > 5, path
     tables = {path.name.split("_")[0]: json.loads(path.read_text()) for path in media.rglob("*.table.json")}
-    assert set(tables) == {"networks", "layers", "skipped", "phases"}
+    assert set(tables) == {"networks", "layers", "skipped", "phases", "ratios"}
+    assert tables["ratios"]["data"][0] == ["stem", 0.5]
     assert [row[0] for row in tables["layers"]["data"]][:2] == ["stem", "blocks.0.conv1"]
     assert all(table["data"] for table in tables.values())
 
