@@ -117,7 +117,7 @@ def test_the_heat_map_reads_columns_that_its_table_has(runs: Path) -> None:
     assert asked == set(panel.chart_fields)
     assert set(re.findall(r"\$\{string:(\w+)\}", json.dumps(spec))) == set(panel.chart_strings)
     tables = sorted(runs.glob("offline-run-*/files/media/table/pruning/tables/ratios_*.table.json"))
-    assert len({path.parts[-6] for path in tables}) == 3
+    assert len({path.parts[-7] for path in tables}) == 3
     for table in map(json.loads, (path.read_text() for path in tables)):
         assert set(panel.chart_fields.values()) == set(table["columns"])
         assert [name for name, _ in table["data"]][:3] == ["network.conv1", "network.conv2", "network.conv3"]
