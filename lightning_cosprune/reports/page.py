@@ -168,7 +168,7 @@ def _side_by_side(*drawn: str, text: str = "") -> Block:
 
 
 def _reading(measured: Sequence[Outcome]) -> str:
-    seeds = max(len(outcome.accuracy) for outcome in measured)
+    seeds = max((len(outcome.accuracy) for outcome in measured), default=0)
     costs = [outcome.macs for outcome in measured if outcome.macs]
     words = f"Means of {seeds} seeds; bars are standard deviations, ticks the seeds." if seeds > 1 else ""
     apart = " Networks of the same cost are drawn side by side." if len(set(costs)) < len(costs) else ""
