@@ -104,9 +104,9 @@ def test_every_panel_shows_what_the_runs_log(runs: Path, tmp_path: Path, capsys:
     report = json.loads((tmp_path / "report.json").read_text())
     drawn = [panel for block in report["blocks"] if block["type"] == "panel-grid" for panel in block["panels"]]
     assert len(drawn) == len(panels)
-    (heat_map,) = [panel for panel in drawn if panel["viewType"] == "Vega2"]
-    assert heat_map["config"]["panelDefId"] == f"me/{dashboard.CHART}"
-    assert "pruning/tables/ratios" in json.dumps(heat_map["config"]["userQuery"])
+    (heat_map,) = [panel for panel in drawn if panel["view_type"] == "Vega2"]
+    assert heat_map["config"]["panel_def_id"] == f"me/{dashboard.CHART}"
+    assert "pruning/tables/ratios" in json.dumps(heat_map["config"]["user_query"])
 
 
 @pytest.mark.slow
