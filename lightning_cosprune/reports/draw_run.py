@@ -79,7 +79,8 @@ def draw_tradeoff(outcomes: Sequence[Outcome]) -> Figure:
             for place, series in enumerate(named)
             if len(named) > 1
         ]
-        drawn.legend(handles=handles, loc="outside lower center", ncols=3, columnspacing=1.2, handlelength=1.2)
+        columns = 2 if max(map(len, named), default=0) > 20 else 3
+        drawn.legend(handles=handles, loc="outside lower center", ncols=columns, columnspacing=1.2, handlelength=1.2)
     return drawn  # type: ignore[no-any-return]
 
 
