@@ -15,7 +15,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_cosprune.data.numbers import whole_number
+from lightning_cosprune.arguments import whole_number
 from lightning_cosprune.network.layers import num_filters, prunable_layers
 from lightning_cosprune.network.structure import STRUCTURE, describe_structure
 from lightning_cosprune.planning.choose import CRITERIA, plan_pruning

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lightning_cosprune.network.layers import layer_weight, prunable_layers
+from lightning_cosprune.network.layers import check_model, layer_weight, prunable_layers
 from lightning_cosprune.network.steps import Steps, record_steps
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ def fold_batch_norms(model: nn.Module, example_inputs: Any) -> dict[str, FoldedL
         Layer name -> the folded layer, detached, in the order of the model.
 
     Raises:
-        RuntimeError: As ``model`` raises where it cannot be run on ``example_inputs``.
+        TypeError: ``model`` is no module.
+        ValueError: ``model`` cannot be run on ``example_inputs``.
 
     Example:
         >>> import torch
@@ -77,6 +78,7 @@ def fold_batch_norms(model: nn.Module, example_inputs: Any) -> dict[str, FoldedL
         0 1 None
         2 None 4 reads it after relu
     """
+    check_model(model, "fold_batch_norms")
     layers = prunable_layers(model)
     norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
     run = record_steps(model, example_inputs, layers, norms)

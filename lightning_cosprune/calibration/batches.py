@@ -9,32 +9,70 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lightning_cosprune.network.forward import call, evaluating, same_random_state, unchanged
+from lightning_cosprune.network.forward import call, evaluating, float_tensors, same_random_state, unchanged
 
-__all__ = ["as_batches", "first_sample", "merged", "num_samples"]
+__all__ = ["as_batches", "check_runs", "first_sample", "merged", "num_samples"]
 
 _HELD = 3 * 2**28
 """Bytes that the largest output of a layer may take for a whole batch: 768 MiB."""
 
 
-def as_batches(calibration: Iterable[Any], caller: str) -> list[Any]:
+def as_batches(calibration: Iterable[Any], caller: str, parameter: str = "calibration") -> list[Any]:
     """Calibration data as a list, for they are read more than once.
 
     Raises:
+        TypeError: They cannot be iterated over.
         ValueError: There are none, or they are one tensor instead of an iterable of inputs.
 
     Returns:
         One entry a forward pass.
     """
-    if isinstance(calibration, (Tensor, Mapping, str)):
+    if isinstance(calibration, (Tensor, Mapping, str, bytes)):
         raise ValueError(
-            f"`{caller}(calibration=...)`: expected an iterable of inputs, one a forward pass, found a "
+            f"`{caller}({parameter}=...)`: expected an iterable of inputs, one a forward pass, found a "
+            f"{type(calibration).__name__}. Write `[inputs]` for a single batch."
+        )
+    if (
+        not isinstance(calibration, Iterable)
+        or isinstance(calibration, nn.Module)
+        or getattr(calibration, "shape", None) == ()
+    ):
+        raise TypeError(
+            f"`{caller}({parameter}=...)`: expected an iterable of inputs, one a forward pass, found a "
             f"{type(calibration).__name__}. Write `[inputs]` for a single batch."
         )
     batches = list(calibration)
     if not batches:
-        raise ValueError(f"`{caller}(calibration=...)`: expected at least one input, found none.")
+        raise ValueError(f"`{caller}({parameter}=...)`: expected at least one input, found none.")
     return batches
+
+
+def check_runs(model: nn.Module, batches: Sequence[Any], caller: str, parameter: str = "calibration") -> None:
+    """Refuse inputs on which ``model`` does not run; of several of one kind and shape the first is tried.
+
+    Raises:
+        ValueError: With the place of the entry and what the forward pass says.
+    """
+    tried: set[Any] = set()
+    for number, batch in enumerate(batches):
+        leaves = tree_leaves(batch)
+        kind = tuple((type(leaf), getattr(leaf, "shape", None), getattr(leaf, "dtype", None)) for leaf in leaves)
+        if kind in tried:
+            continue
+        tried.add(kind)
+        try:
+            with unchanged(model), evaluating(model), torch.no_grad(), same_random_state():
+                float_tensors(call(model, batch))
+        except Exception as error:  # a network may fail in any way
+            raise ValueError(
+                f"`{caller}({parameter}=...)`: expected inputs of {type(model).__name__}, one a forward pass, found "
+                f"{_described(batch)} in place {number}, with which its forward pass fails: {type(error).__name__}: "
+                f"{error}. Pass a list of tensors, of tuples of positional or mappings of keyword arguments."
+            ) from error
+
+
+def _described(batch: Any) -> str:
+    return f"a tensor of shape {tuple(batch.shape)}" if isinstance(batch, Tensor) else f"a {type(batch).__name__}"
 
 
 def num_samples(batch: Any) -> int:

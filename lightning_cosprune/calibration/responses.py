@@ -6,14 +6,16 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from lightning_cosprune.arguments import names_in
 from lightning_cosprune.network.forward import call, evaluating
+from lightning_cosprune.network.layers import check_model
 from lightning_cosprune.ranking.directions import in_full_precision, to_working_precision, unit_rows
 from lightning_cosprune.ranking.filters import DEAD
 
@@ -73,7 +75,16 @@ def response_vectors(
         >>> round(float(vectors[0] @ vectors[1]), 4)
         1.0
     """
+    check_model(model, "response_vectors")
+    is_one = isinstance(batches, (Tensor, Mapping, str, bytes, nn.Module)) or getattr(batches, "shape", None) == ()
+    if is_one or not isinstance(batches, Iterable):
+        raise TypeError(
+            "`response_vectors(batches=...)`: expected an iterable of inputs, one a forward pass, found a "
+            f"{type(batches).__name__}. Write `[inputs]` for a single batch."
+        )
     modules = dict(model.named_modules())
+    if layers is not None and not isinstance(layers, str):
+        layers = names_in(layers, "`response_vectors(layers={})`", "names of modules")
     if layers is None:
         layers = [name for name, module in modules.items() if isinstance(module, nn.modules.conv._ConvNd)]
     statistics = {name: _Statistics(name) for name in ([layers] if isinstance(layers, str) else layers)}
@@ -97,7 +108,17 @@ def response_vectors(
     try:
         with evaluating(model), torch.no_grad():
             for batch in tqdm(batches, desc="Measuring responses", unit="batch", delay=2, leave=False):
-                call(model, batch)
+                try:
+                    call(model, batch)
+                except _RefusedError:
+                    raise
+                except Exception as error:  # a network may fail in any way
+                    raise ValueError(
+                        f"`response_vectors(batches=...)`: expected inputs of {type(model).__name__}, one a forward "
+                        f"pass, found a {type(batch).__name__} in place {count}, with which its forward pass fails: "
+                        f"{type(error).__name__}: {error}. Pass a list of tensors, of tuples of positional or mappings "
+                        "of keyword arguments."
+                    ) from error
                 count += 1
     finally:
         for handle in handles:
@@ -112,12 +133,16 @@ def _observe(statistic: _Statistics, module: nn.Module, _: Any, output: Any) -> 
         found = (
             f"{output.dtype} of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
         )
-        raise ValueError(
+        raise _RefusedError(
             f"`response_vectors(layers=[{statistic.layer!r}, ...])`: expected a module whose output is one "
             f"floating-point tensor (batch, filters, ...), found {found}. Name another module."
         )
     axis = -1 if isinstance(module, nn.Linear) else 1
     statistic.add(output.movedim(axis, 0).flatten(1))
+
+
+class _RefusedError(ValueError):
+    """What is wrong with a layer, found within the forward pass."""
 
 
 class _Statistics:
@@ -149,7 +174,7 @@ class _Statistics:
             self.mean, self.scatter = torch.zeros_like(mean), torch.zeros_like(scatter)
             self.dtype, self.device = responses.dtype, responses.device
         elif mean.shape != self.mean.shape:
-            raise ValueError(
+            raise _RefusedError(
                 f"`response_vectors`: expected layer {self.layer!r} to give {len(self.mean)} filters in each call, "
                 f"found {len(mean)}."
             )

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pandas as pd
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lightning_cosprune.arguments import real_number
 from lightning_cosprune.data.fraction import fraction_rows, stratified_order
-from lightning_cosprune.data.numbers import real_number
 from lightning_cosprune.data.tables import SceneFolder
 
 

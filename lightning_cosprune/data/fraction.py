@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from lightning_cosprune.data.numbers import real_number, whole_number
+from lightning_cosprune.arguments import real_number, whole_number
 from lightning_cosprune.data.shuffle import SeededShuffle
 
 

@@ -15,6 +15,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lightning_cosprune.arguments import path_of, whole_number
 from lightning_cosprune.data.augment.augmentation import Augmentation
 from lightning_cosprune.data.augment.transform import BatchTransform, check_augment
 from lightning_cosprune.data.dataset import SceneBatch, SceneDataset, already_collated
@@ -23,7 +24,6 @@ from lightning_cosprune.data.features.front_ends import FrontEnd, named_front_en
 from lightning_cosprune.data.features.log_mel import LogMel
 from lightning_cosprune.data.features.store import FeatureStore
 from lightning_cosprune.data.fold import Fold, check_shares, split_fold
-from lightning_cosprune.data.numbers import whole_number
 from lightning_cosprune.data.shuffle import SeededShuffle
 from lightning_cosprune.data.tables import COLUMNS, SceneFolder
 
@@ -127,7 +127,7 @@ class DCASEScenes(LightningDataModule):
         seed = whole_number(seed, f"`{name}(seed={{}})`", 0, 10**16 - 1)
         for parameter, names in (("devices", devices), ("cities", cities)):
             _check_names(names, f"`{name}({parameter}={names!r})`")
-        self.root = Path(root).expanduser()
+        self.root = path_of(root, f"`{name}(root={{}})`", "the folder of the set").expanduser()
         self.fold = fold
         front_end = named_front_end(
             self.default_features if features is None else features, f"`{name}(features={{!r}})`"
@@ -137,14 +137,16 @@ class DCASEScenes(LightningDataModule):
         self.clip_seconds = None if clip_seconds is None else float(clip_seconds)
         self.validation_fraction = float(validation_fraction)
         self.train_fraction = float(train_fraction)
-        self.split = None if split is None else Path(split).expanduser()
+        self.split = _optional_path(split, f"`{name}(split={{}})`", "a csv file with training clips, or None")
         self.only = {"device": devices, "city": cities}
-        self.evaluation_root = None if evaluation_root is None else Path(evaluation_root).expanduser()
+        self.evaluation_root = _optional_path(
+            evaluation_root, f"`{name}(evaluation_root={{}})`", "the folder of an evaluation set, or None"
+        )
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.cache = cache
         self.cache_dtype = cache_dtype
-        self.cache_dir = user_cache() if cache_dir is None else Path(cache_dir).expanduser()
+        self.cache_dir = _optional_path(cache_dir, f"`{name}(cache_dir={{}})`", "a folder, or None") or user_cache()
         self.progress = progress
         self.seed = seed
         self._fold: Fold | None = None
@@ -363,6 +365,10 @@ class DCASEScenes(LightningDataModule):
                 stores |= evaluation.open({"predict": self._read_evaluation()})
             self._stores = stores
         return self._stores
+
+
+def _optional_path(value: str | Path | None, subject: str, expected: str) -> Path | None:
+    return None if value is None else path_of(value, subject, expected).expanduser()
 
 
 def _check_names(names: Any, subject: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-from lightning_cosprune.data.numbers import whole_number
+from lightning_cosprune.arguments import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from lightning_cosprune.arguments import names_in, path_of
 from lightning_cosprune.data.disk import telling_full_disk, written_beside
 
 
@@ -39,12 +40,27 @@ def write_submission(
         filename scene_label bus tram
         audio/0.wav tram 0.250000 0.750000
     """
-    values = probabilities if isinstance(probabilities, Tensor) else torch.cat(list(probabilities))
-    values = values.detach().double().cpu()
+    path = path_of(path, "`write_submission(path={})`", "the file to write")
+    filenames = names_in(filenames, "`write_submission(filenames={})`", "the names of the clips")
+    scene_labels = names_in(scene_labels, "`write_submission(scene_labels={})`", "the names of the scenes")
+    batches = [probabilities] if isinstance(probabilities, Tensor) else probabilities
+    if not isinstance(batches, (list, tuple)) or not batches or not all(isinstance(one, Tensor) for one in batches):
+        raise TypeError(
+            f"`write_submission(probabilities={' '.join(f'{probabilities!r:.60}'.split())})`: expected a tensor "
+            f"(clips, scenes), or a list of such, found a {type(probabilities).__name__}. Pass what `trainer.predict` "
+            "returned."
+        )
+    if len({one.shape[1:] for one in batches}) > 1 or not batches[0].ndim:
+        raise ValueError(
+            "`write_submission(probabilities=...)`: expected batches (clips, scenes) of the same scenes, found the "
+            f"shapes {', '.join(str(tuple(one.shape)) for one in batches[:4])}. Pass what `trainer.predict` returned."
+        )
+    values = torch.cat(list(batches)).detach().double().cpu()
     if values.ndim != 2 or values.shape != (len(filenames), len(scene_labels)):
         raise ValueError(
             f"`write_submission(probabilities=...)`: expected the shape ({len(filenames)}, {len(scene_labels)}), one "
-            f"row a file and one column a scene, found {tuple(values.shape)}. Predict the clips that `filenames` names."
+            f"row a file and one column a scene, found {tuple(values.shape)}. Predict the clips in `filenames`, "
+            "and name every scene in `scene_labels`."
         )
     wrong = ((values < 0).any(dim=1) | ~((values.sum(dim=1) - 1).abs() < 1e-3)).nonzero().squeeze(1).tolist()
     if wrong:
@@ -57,9 +73,9 @@ def write_submission(
     table = pd.DataFrame(values[:, order].numpy(), columns=[scene_labels[scene] for scene in order])
     table.insert(0, "scene_label", [scene_labels[scene] for scene in values.argmax(dim=1).tolist()])
     table.insert(0, "filename", list(filenames))
-    target = Path(path)
+    target = path
     text = table.to_csv(sep="\t", index=False, float_format="%.6f", lineterminator="\n").encode()
-    with telling_full_disk(target.parent, f"`write_submission(path={str(path)!r})`", len(text)):
+    with telling_full_disk(target.parent, f"`write_submission(path={str(target)!r})`", len(text)):
         target.parent.mkdir(parents=True, exist_ok=True)
         with written_beside(target) as file:
             file.write(text)

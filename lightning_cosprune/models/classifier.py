@@ -13,7 +13,9 @@ from torch.nn import functional
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+from lightning_cosprune.arguments import check_module, names_in, real_number
 from lightning_cosprune.models.distillation import as_evaluated, check_distillation, distillation_loss, in_modes
+from lightning_cosprune.models.widths import check_classes
 
 DEVICE_GROUPS = {"real": ("a", "b", "c"), "seen": ("s1", "s2", "s3"), "unseen": ("s4", "s5", "s6")}
 """The groups in which the DCASE challenges report the devices of the TAU mobile sets; the unseen are in no training."""
@@ -49,6 +51,7 @@ class SceneClassifier(LightningModule):
             ``None``.
 
     Raises:
+        TypeError: An argument is of another type.
         ValueError: An argument is out of range, or does not fit another.
 
     Example:
@@ -71,7 +74,21 @@ class SceneClassifier(LightningModule):
         temperature: float | None = None,
     ) -> None:
         super().__init__()
+        check_module(network, "`SceneClassifier(network=...)`")
+        if teacher is not None:
+            check_module(teacher, "`SceneClassifier(teacher=...)`")
         check_distillation("SceneClassifier", alpha, temperature)
+        num_classes = check_classes("SceneClassifier", num_classes)
+        devices = names_in(devices, "`SceneClassifier(devices={})`", "the names of the devices, such as scenes.devices")
+        scene_labels = names_in(
+            scene_labels, "`SceneClassifier(scene_labels={})`", "the names of the scenes, such as scenes.scene_labels"
+        )
+        learning_rate = real_number(
+            learning_rate, "`SceneClassifier(learning_rate={})`", "a positive number", above=0, finite=True
+        )
+        weight_decay = real_number(
+            weight_decay, "`SceneClassifier(weight_decay={})`", "a number of at least 0", least=0, finite=True
+        )
         if scene_labels and len(scene_labels) != num_classes:
             raise ValueError(
                 f"`SceneClassifier(num_classes={num_classes}, scene_labels=...)`: expected a name for each class, "

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from lightning_cosprune.models.widths import check_classes
+from lightning_cosprune.arguments import real_number, whole_number, whole_numbers
+from lightning_cosprune.models.widths import LARGEST, check_classes
 
 STRIDES: Mapping[str, tuple[int, int]] = {"b3": (1, 2), "b4": (2, 1)}
 """Blocks that make the map smaller, counted through the network from ``b1``."""
@@ -56,18 +57,26 @@ class CPMobile(nn.Module):
         strides: Mapping[str, tuple[int, int]] = STRIDES,
     ) -> None:
         super().__init__()
-        check_classes("CPMobile", num_classes)
-        for name, value in (
-            ("base_channels", base_channels),
-            ("channels_multiplier", channels_multiplier),
-            ("expansion_rate", expansion_rate),
-            ("num_blocks", min(num_blocks, default=0)),
-        ):
-            if not value > 0:
-                shown = tuple(num_blocks) if name == "num_blocks" else value
+        num_classes = check_classes("CPMobile", num_classes)
+        base_channels = whole_number(base_channels, "`CPMobile(base_channels={})`", 1, LARGEST)
+        for name, value in (("channels_multiplier", channels_multiplier), ("expansion_rate", expansion_rate)):
+            expected = "a positive number, at most 100; the baseline has channels_multiplier=1.8 and expansion_rate=2.1"
+            real_number(value, f"`CPMobile({name}={{}})`", expected, above=0, most=100)
+        expected = "positive numbers, one a stage; the baseline has (3, 2, 1)"
+        num_blocks = whole_numbers(num_blocks, "`CPMobile(num_blocks={})`", expected)
+        if not num_blocks:
+            raise ValueError("`CPMobile(num_blocks=())`: expected at least one stage. The baseline has (3, 2, 1).")
+        if not isinstance(strides, Mapping):
+            raise TypeError(
+                f"`CPMobile(strides={strides!r:.60})`: expected a mapping from name of a block to its stride, found a "
+                f"{type(strides).__name__}. The baseline has {STRIDES}."
+            )
+        for name, stride in strides.items():
+            pair = whole_numbers(stride, f"`CPMobile(strides[{name!r}]={{}})`", "two positive whole numbers")
+            if len(pair) != 2:
                 raise ValueError(
-                    f"`CPMobile({name}={shown})`: expected positive numbers. The baseline has base_channels=32, "
-                    "channels_multiplier=1.8, expansion_rate=2.1 and num_blocks=(3, 2, 1)."
+                    f"`CPMobile(strides={{{name!r}: {pair}}})`: expected two positive whole numbers, found "
+                    f"{len(pair)}. The first is that of the bands."
                 )
         blocks = [f"b{number}" for number in range(1, sum(num_blocks) + 1)]
         unknown = [name for name in strides if name not in blocks]

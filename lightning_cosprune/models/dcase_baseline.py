@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from lightning_cosprune.models.widths import check_classes, check_widths
+from lightning_cosprune.arguments import whole_number
+from lightning_cosprune.models.widths import LARGEST, check_classes, check_dropout, check_widths
 
 WIDTHS = (16, 16, 32)
 """Filters of the three convolutions."""
@@ -43,14 +44,18 @@ class DCASEBaseline(nn.Module):
         widths: Sequence[int],
     ) -> None:
         super().__init__()
+        name = type(self).__name__
+        num_bands = whole_number(num_bands, f"`{name}(num_bands={{}})`", 1, LARGEST)
+        num_frames = whole_number(num_frames, f"`{name}(num_frames={{}})`", 1, LARGEST)
         if num_bands < 20 or num_frames < 5:
             raise ValueError(
-                f"`{type(self).__name__}(num_bands={num_bands}, num_frames={num_frames})`: expected at least 20 bands "
+                f"`{name}(num_bands={num_bands}, num_frames={num_frames})`: expected at least 20 bands "
                 "and 5 frames, since the two poolings divide the bands by 20 and the frames by 5. Use longer clips or "
                 "more bands."
             )
-        check_classes(type(self).__name__, num_classes)
-        first, second, third = check_widths(type(self).__name__, widths, WIDTHS)
+        num_classes = check_classes(name, num_classes)
+        check_dropout(name, dropout=dropout)
+        first, second, third = check_widths(name, widths, WIDTHS)
         self.conv1 = nn.Conv2d(1, first, kernel_size, padding="same")
         self.bn1 = nn.BatchNorm2d(first)
         self.conv2 = nn.Conv2d(first, second, kernel_size, padding="same")

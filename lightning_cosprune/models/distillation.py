@@ -10,6 +10,8 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from lightning_cosprune.arguments import as_real
+
 __all__ = ["as_evaluated", "check_distillation", "distillation_loss", "in_modes"]
 
 
@@ -89,17 +91,19 @@ def check_distillation(caller: str, alpha: Any, temperature: Any, batch_norm: An
     Raises:
         ValueError: With what was found and what to write instead.
     """
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha <= 1:
+    share = as_real(alpha)
+    if share is None or not 0 < share <= 1:
         raise ValueError(
             f"`{caller}(alpha={alpha!r})`: expected the teacher's share of the loss, above 0 and at most 1. Write 1 to "
             "learn from the teacher alone, without labels."
         )
-    if temperature is not None and (isinstance(temperature, bool) or not 0 < temperature < float("inf")):
+    warmth = None if temperature is None else as_real(temperature)
+    if temperature is not None and (warmth is None or not 0 < warmth < float("inf")):
         raise ValueError(
             f"`{caller}(temperature={temperature!r})`: expected None for the squared error of the outputs, or a "
             "positive number for the divergence of their softmax. Write 4.0 for a soft one."
         )
-    if batch_norm not in ("frozen", "training"):
+    if not isinstance(batch_norm, str) or batch_norm not in ("frozen", "training"):
         raise ValueError(
             f'`{caller}(batch_norm={batch_norm!r})`: expected "frozen" or "training". "frozen" keeps the statistics '
             "that pruning and repair left."

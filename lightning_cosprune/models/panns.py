@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_cosprune.arguments import path_of
 from lightning_cosprune.models.panns_front_end import BANDS, MelFilters, Spectrogram
 from lightning_cosprune.models.pretrained import check_weights, read_weights
-from lightning_cosprune.models.widths import check_classes, check_widths
+from lightning_cosprune.models.widths import check_classes, check_dropout, check_widths
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -55,7 +56,8 @@ class PANN(nn.Module):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        check_classes(name, num_classes, "AudioSet's weights have 527 classes.")
+        num_classes = check_classes(name, num_classes, "AudioSet's weights have 527 classes.")
+        check_dropout(name, dropout=dropout, embedding_dropout=embedding_dropout)
         widths = check_widths(name, self.full_widths if widths is None else widths, self.full_widths)
         self.spectrogram_extractor = Spectrogram()
         self.logmel_extractor = MelFilters()
@@ -106,7 +108,7 @@ class PANN(nn.Module):
         """
         name = cls.__name__
         owner = f"`{name}.from_pretrained(path={str(path)!r})`"
-        path = Path(path).expanduser()
+        path = path_of(path, f"`{name}.from_pretrained(path={{}})`", f"a checkpoint of {name}").expanduser()
         if not path.is_file():
             raise FileNotFoundError(
                 f"{owner}: expected a checkpoint of {name}, found {'a folder' if path.is_dir() else 'no file'}. The "

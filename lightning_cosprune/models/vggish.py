@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lightning_cosprune.models.widths import check_classes, check_widths
+from lightning_cosprune.arguments import whole_number, whole_numbers
+from lightning_cosprune.models.widths import LARGEST, check_classes, check_widths
 
 WIDTHS = (64, 128, 256, 256, 512, 512)
 """Filters of the six convolutions."""
@@ -52,13 +53,16 @@ class VGGishASC(nn.Module):
         num_bands: int = 64,
     ) -> None:
         super().__init__()
-        check_classes("VGGishASC", num_classes)
+        num_classes = check_classes("VGGishASC", num_classes)
         widths = check_widths("VGGishASC", widths, WIDTHS)
-        if len(hidden) != 2 or min(hidden) < 1:
+        hidden = whole_numbers(hidden, "`VGGishASC(hidden={})`", "two positive whole numbers", 1, LARGEST)
+        if len(hidden) != 2:
             raise ValueError(
-                f"`VGGishASC(hidden={tuple(hidden)})`: expected two positive whole numbers. The published network has "
-                "(4096, 128)."
+                f"`VGGishASC(hidden={hidden})`: expected two positive whole numbers, found {len(hidden)}. The "
+                "published network has (4096, 128)."
             )
+        num_frames = whole_number(num_frames, "`VGGishASC(num_frames={})`", 1, LARGEST)
+        num_bands = whole_number(num_bands, "`VGGishASC(num_bands={})`", 1, LARGEST)
         if min(num_frames, num_bands) < 16:
             raise ValueError(
                 f"`VGGishASC(num_frames={num_frames}, num_bands={num_bands})`: expected at least 16 of each, since "

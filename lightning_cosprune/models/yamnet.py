@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_cosprune.arguments import path_of
 from lightning_cosprune.models.pretrained import check_weights, read_weights
 from lightning_cosprune.models.widths import check_classes, check_widths
 from lightning_cosprune.models.yamnet_patches import log_mel_patches, mel_filters
@@ -59,7 +60,7 @@ class YAMNet(nn.Module):
 
     def __init__(self, num_classes: int = 521, widths: Sequence[int] = WIDTHS) -> None:
         super().__init__()
-        check_classes("YAMNet", num_classes, "AudioSet's weights have 521 classes.")
+        num_classes = check_classes("YAMNet", num_classes, "AudioSet's weights have 521 classes.")
         widths = check_widths("YAMNet", widths, WIDTHS)
         self.layer1 = _Convolution(widths[0])
         for number in range(2, len(widths) + 1):
@@ -86,7 +87,7 @@ class YAMNet(nn.Module):
             ImportError: It is a tflite file, and the package that reads those is not installed.
         """
         owner = f"`YAMNet.from_pretrained(path={str(path)!r})`"
-        path = Path(path).expanduser()
+        path = path_of(path, "`YAMNet.from_pretrained(path={})`", "a state dict or yamnet.tflite").expanduser()
         if not path.is_file():
             raise FileNotFoundError(
                 f"{owner}: expected a state dict or yamnet.tflite, found {'a folder' if path.is_dir() else 'no file'}. "
@@ -173,7 +174,7 @@ def read_class_names(path: str | Path) -> list[str]:
         ValueError: A column is missing, or the indices do not count from 0.
     """
     owner = f"`read_class_names(path={str(path)!r})`"
-    path = Path(path).expanduser()
+    path = path_of(path, "`read_class_names(path={})`", "yamnet_class_map.csv").expanduser()
     if not path.is_file():
         raise FileNotFoundError(
             f"{owner}: expected yamnet_class_map.csv, found no file. Download it from tensorflow/models, "

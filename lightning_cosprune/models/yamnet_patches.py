@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lightning_cosprune.arguments import check_tensor
+
 SAMPLE_RATE = 16_000
 """Samples per second of the waveforms that YAMNet reads."""
 
@@ -15,6 +17,7 @@ _WINDOW, _HOP, _N_FFT = 400, 160, 512
 _PATCH_FRAMES, _PATCH_HOP = 96, 48
 _BANDS, _FMIN, _FMAX = 64, 125.0, 7500.0
 _OFFSET = 1e-3
+_FILTERS = (_BANDS, _N_FFT // 2 + 1)
 
 
 def mel_filters() -> Tensor:
@@ -70,6 +73,14 @@ def log_mel_patches(waveform: Tensor, filters: Tensor | None = None, *, fill: bo
         >>> log_mel_patches(torch.zeros(2, 80_000), fill=False).shape
         torch.Size([2, 9, 1, 96, 64])
     """
+    check_tensor(waveform, "`log_mel_patches(waveform=...)`", "a tensor of samples, (..., samples)")
+    if filters is not None:
+        check_tensor(filters, "`log_mel_patches(filters=...)`", f"mel filters of shape {_FILTERS}, or None")
+        if tuple(filters.shape) != _FILTERS:
+            raise ValueError(
+                f"`log_mel_patches(filters=...)`: expected mel filters of shape {_FILTERS}, found "
+                f"{tuple(filters.shape)}. Those of a network are its `mel_filters`."
+            )
     if waveform.ndim == 0 or waveform.shape[-1] == 0 or waveform.dtype not in {torch.float32, torch.float64}:
         raise ValueError(
             f"`log_mel_patches(waveform=...)`: expected float32 or float64 samples of shape (..., samples), found "

@@ -20,7 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lightning_cosprune.network.forward import as_call, eager, evaluating, unchanged
+from lightning_cosprune.arguments import real_number, whole_number
+from lightning_cosprune.network.forward import as_call, call, eager, evaluating, forward_failed, unchanged
+from lightning_cosprune.network.layers import check_model
 from lightning_cosprune.network.rollback import Snapshot
 
 __all__ = [
@@ -131,11 +133,15 @@ def measure_latency(
         True
     """
     check_backend(backend, "measure_latency", "backend")
-    if type(threads) is not int or threads < 1:
-        raise ValueError(f"`measure_latency(threads={threads!r})`: expected a whole number, 1 or more.")
-    if not seconds > 0:
-        raise ValueError(f"`measure_latency(seconds={seconds!r})`: expected a positive number of seconds.")
+    check_model(model, "measure_latency")
+    if beside is not None:
+        check_model(beside, "measure_latency", "beside")
+    threads = whole_number(threads, "`measure_latency(threads={})`", 1, 1024)
+    expected = "a positive number of seconds, at most 3600"
+    seconds = real_number(seconds, "`measure_latency(seconds={})`", expected, above=0, most=3600)
     networks = [model] if beside is None else [model, beside]
+    for network in networks:
+        _check_runs(network, example_inputs)
     before = [Snapshot(network) for network in networks]
     try:
         contenders = [contender(network, example_inputs, backend, threads) for network in networks]
@@ -144,6 +150,14 @@ def measure_latency(
         for snapshot in before:
             snapshot.restore()
     return summarised(times, example_inputs, backend, threads)
+
+
+def _check_runs(network: nn.Module, example_inputs: Any) -> None:
+    try:
+        with unchanged(network), evaluating(network), torch.no_grad():
+            call(network, example_inputs)
+    except Exception as error:  # a network may fail in any way
+        raise forward_failed(network, error) from error
 
 
 def summarised(times: np.ndarray, example_inputs: Any, backend: str, threads: int) -> Latency:

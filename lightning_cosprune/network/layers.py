@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from lightning_cosprune.arguments import check_module
+
 __all__ = ["check_model", "has_filters", "is_depthwise", "is_layer", "layer_weight", "num_filters", "prunable_layers"]
 
 
-def check_model(model: object, caller: str) -> None:
+def check_model(model: object, caller: str, parameter: str = "model") -> None:
     """Refuse what is no network.
 
     Raises:
         TypeError: With what was found.
     """
-    if not isinstance(model, nn.Module):
-        found = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
-        instead = f"Make one of it: {model.__name__}(...)" if isinstance(model, type) else "Pass the network itself"
-        raise TypeError(f"`{caller}(model=...)`: expected a `torch.nn.Module`, found {found}. {instead}.")
+    check_module(model, f"`{caller}({parameter}=...)`")
 
 
 def is_layer(module: nn.Module) -> bool:

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.utils._pytree import tree_map
 
-from lightning_cosprune.network.forward import call, evaluating, float_tensors, same_random_state, unchanged
+from lightning_cosprune.network.forward import (
+    call,
+    evaluating,
+    float_tensors,
+    forward_failed,
+    same_random_state,
+    unchanged,
+)
 
 __all__ = ["Steps", "record_steps"]
 
@@ -48,6 +55,9 @@ def record_steps(
 
     Returns:
         The record.
+
+    Raises:
+        ValueError: The forward pass fails.
     """
     outputs: dict[str, list[tuple[Node | None, int]]] = {name: [] for name in layers}
     inputs: dict[str, list[Node | None]] = {name: [] for name in norms}
@@ -66,11 +76,14 @@ def record_steps(
     try:
         # Inputs that require grad are followed through frozen layers too; a clone may be changed in place.
         with torch.inference_mode(False), torch.enable_grad(), unchanged(model), evaluating(model), same_random_state():
-            found = call(model, tree_map(_followed, example_inputs))
+            try:
+                leaves = float_tensors(call(model, tree_map(_followed, example_inputs)))
+            except Exception as error:  # a network may fail in any way
+                raise forward_failed(model, error) from error
     finally:
         for handle in handles:
             handle.remove()
-    ends = tuple(leaf.grad_fn for leaf in float_tensors(found) if leaf.grad_fn is not None)
+    ends = tuple(leaf.grad_fn for leaf in leaves if leaf.grad_fn is not None)
     return Steps(outputs, inputs, *_edges(ends), ends)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from lightning_cosprune.calibration.batches import as_batches, num_samples
+from lightning_cosprune.calibration.batches import as_batches, check_runs, num_samples
 from lightning_cosprune.calibration.effects import OutputEffects, some_samples
 from lightning_cosprune.calibration.moments import Moments, pooled
 from lightning_cosprune.calibration.readings import input_moments, readings_of
@@ -140,6 +140,7 @@ def response_curves(
         The curves; a group that no layer reads which the data reach has none.
     """
     batches = as_batches(calibration, "plan_pruning")
+    check_runs(model, batches, "plan_pruning")
     graph = ChannelGraph(model, example_inputs)
     readers = {
         group: {

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from lightning_cosprune.data.numbers import as_whole
+from lightning_cosprune.arguments import as_whole, check_kind, read_json
 
 __all__ = ["PruningPlan"]
 
@@ -97,14 +97,16 @@ class PruningPlan:
         """Read what :meth:`to_dict` wrote.
 
         Raises:
+            TypeError: It is no mapping.
             ValueError: It is no plan, or one of a version that this release does not know.
 
         Returns:
             An equal plan.
         """
+        check_kind(plan, Mapping, "`PruningPlan.from_dict(plan=...)`", "`PruningPlan.to_dict` makes one.")
         if plan.get("version") != 1 or not {"pruned", "filters", "skipped"} <= set(plan):
             raise ValueError(
-                "`PruningPlan.from_dict(plan)`: expected the keys version (1), pruned, filters and skipped, found "
+                "`PruningPlan.from_dict(plan=...)`: expected the keys version (1), pruned, filters and skipped, found "
                 f"{dict(plan)!r:.200}. Write plans with `PruningPlan.to_dict` or `PruningPlan.to_json`."
             )
         return cls(pruned=plan["pruned"], filters=plan["filters"], skipped=plan["skipped"], notes=plan.get("notes", {}))
@@ -121,10 +123,14 @@ class PruningPlan:
     def from_json(cls, text: str) -> PruningPlan:
         """Read what :meth:`to_json` wrote.
 
+        Raises:
+            TypeError: It is no text.
+            ValueError: It is no plan, or one of a version that this release does not know.
+
         Returns:
             An equal plan.
         """
-        return cls.from_dict(json.loads(text))
+        return cls.from_dict(read_json(text, "`PruningPlan.from_json(text={})`", "`PruningPlan.to_json` makes one."))
 
 
 def _whole(where: str, numbers: Any) -> list[int]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from lightning_cosprune.data.numbers import as_real, as_whole
+from lightning_cosprune.arguments import as_real, as_whole
 
 __all__ = [
     "Counts",

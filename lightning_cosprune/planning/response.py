@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_cosprune.calibration.batches import as_batches
+from lightning_cosprune.calibration.batches import as_batches, check_runs
 from lightning_cosprune.calibration.readings import input_covariances, readings_of
 from lightning_cosprune.network.channels import ChannelGraph, ChannelGroup
 from lightning_cosprune.network.layers import is_layer
@@ -33,6 +33,7 @@ class ResponseRanking:
         self, model: nn.Module, example_inputs: Any, groups: Sequence[ChannelGroup], calibration: Iterable[Any]
     ) -> None:
         batches = as_batches(calibration, "plan_pruning")
+        check_runs(model, batches, "plan_pruning")
         graph = ChannelGraph(model, example_inputs)
         self._model = model
         self._readers = {

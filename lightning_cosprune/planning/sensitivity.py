@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Any
 from torch import nn
 from tqdm.auto import tqdm
 
-from lightning_cosprune.calibration.batches import as_batches
+from lightning_cosprune.arguments import as_real, path_of, whole_number
+from lightning_cosprune.calibration.batches import as_batches, check_runs
 from lightning_cosprune.network.channels import ChannelGroup, channel_groups
-from lightning_cosprune.network.layers import prunable_layers
+from lightning_cosprune.network.layers import check_model, prunable_layers
 from lightning_cosprune.planning.choose import CRITERIA, plan_pruning
 from lightning_cosprune.planning.curves import (
     ErrorCurve,
@@ -88,15 +90,24 @@ def sensitivity(
     Raises:
         ValueError: An argument is out of range, or the file holds scores of something else.
     """
+    check_model(model, "sensitivity")
     check_criterion(criterion, CRITERIA)
+    seed = whole_number(seed, "`sensitivity(seed={})`", 0)
+    sheet_path = None if kept_in is None else path_of(kept_in, "`sensitivity(kept_in={})`", "a csv file, or None")
+    if score is not None and not callable(score):
+        raise TypeError(
+            f"`sensitivity(score={score!r:.60})`: expected a function from a network to a number, found a "
+            f"{type(score).__name__}. Pass one such as `lambda network: accuracy(network, clips)`."
+        )
     if (criterion == "response") and calibration is None:
         raise ValueError(
             '`sensitivity(criterion="response", calibration=None)`: expected calibration data. Pass a list of '
             'unlabelled inputs, or criterion="cosine" to go by the weights.'
         )
-    if not fractions or any(not 0 < fraction < 1 for fraction in fractions):
-        raise ValueError(f"`sensitivity(fractions={fractions!r})`: expected fractions between 0 and 1.")
+    fractions = _fractions(fractions)
     batches = None if calibration is None else as_batches(calibration, "sensitivity")
+    if batches is not None:
+        check_runs(model, batches, "sensitivity")
     modules = prunable_layers(model)
     # Which layers may be cut at all is asked of the planner, at the price of no ranking.
     able = plan_pruning(
@@ -118,7 +129,7 @@ def sensitivity(
             for group, curve in curves.items()
         }
         return Sensitivity(kind, 0.0, found)
-    sheet = _Sheet(None if kept_in is None else Path(kept_in), f"{criterion} {seed} {'repaired' if batches else 'cut'}")
+    sheet = _Sheet(sheet_path, f"{criterion} {seed} {'repaired' if batches else 'cut'}")
     dense = sheet.value("dense", 0, lambda: score(model))
     values: dict[str, dict[int, float]] = {}
     steps = [(group, width) for group in wanted for width in wanted[group]]
@@ -134,6 +145,19 @@ def sensitivity(
 
         values.setdefault(_name(group), {})[width] = sheet.value(_name(group), width, scored)
     return Sensitivity("score", dense, values)
+
+
+def _fractions(fractions: Sequence[float]) -> list[float]:
+    found: list[float] = []
+    if isinstance(fractions, Iterable) and not isinstance(fractions, (str, bytes, Mapping, nn.Module, type)):
+        several = getattr(fractions, "shape", None) != ()
+        found = [math.nan if (one := as_real(fraction)) is None else one for fraction in fractions] if several else []
+    if not found or any(not 0 < fraction < 1 for fraction in found):
+        raise ValueError(
+            f"`sensitivity(fractions={' '.join(f'{fractions!r:.60}'.split())})`: expected fractions between 0 and 1. "
+            "Write a list of them, such as [0.25, 0.5]."
+        )
+    return found
 
 
 def _name(group: ChannelGroup) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lightning_cosprune.arguments import whole_number
 from lightning_cosprune.ranking.directions import (
     BLOCK,
     in_full_precision,
@@ -148,10 +149,14 @@ def random(weight: Weight, seed: int = 0) -> Float[Tensor, " filters"]:
         weight: Only its number of filters counts.
         seed: Start of the draws; the generator of the caller is not touched.
 
+    Raises:
+        TypeError: ``seed`` is no whole number.
+
     Returns:
         One score per filter, all different.
     """
     layer = coupled_layers(weight)[0]
+    seed = whole_number(seed, "`random(seed={})`", -(2**63))
     return torch.randperm(len(layer), generator=seeded_generator(seed)).to(layer.device, torch.float64)
 
 

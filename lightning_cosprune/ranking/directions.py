@@ -12,11 +12,14 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from lightning_cosprune.arguments import check_tensor
+
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 __all__ = [
     "BLOCK",
+    "check_rows",
     "in_full_precision",
     "largest_entries",
     "leading_directions",
@@ -88,6 +91,22 @@ def largest_entries(rows: Float[Tensor, "row dim"], name: str) -> Float[Tensor, 
     return largest.masked_fill_(largest == 0, 1)
 
 
+def check_rows(rows: Tensor, name: str) -> None:
+    """Refuse what are no rows of numbers.
+
+    Raises:
+        TypeError: They are no tensor.
+        ValueError: They have no two axes, are empty, or are no floating-point numbers.
+    """
+    expected = "a floating-point tensor with one row a filter"
+    check_tensor(rows, f"`{name}`", expected)
+    if rows.ndim != 2 or not rows.numel() or not rows.is_floating_point():
+        raise ValueError(
+            f"`{name}`: expected {expected}, found {rows.dtype} of shape {tuple(rows.shape)}. `filter_vectors` gives "
+            "one of a layer's weight."
+        )
+
+
 def unit_rows(vectors: Float[Tensor, "row dim"], name: str = "vectors") -> Float[Tensor, "row dim"]:
     """``vectors`` scaled to length one, without gradient and in working precision; zero rows stay zero.
 
@@ -96,11 +115,13 @@ def unit_rows(vectors: Float[Tensor, "row dim"], name: str = "vectors") -> Float
         name: The parameter that an error is about.
 
     Raises:
-        ValueError: Some row is not finite; its number is named.
+        TypeError: They are no tensor.
+        ValueError: They have no two axes, or some row is not finite; its number is named.
 
     Returns:
         A new tensor.
     """
+    check_rows(vectors, name)
     rows = to_working_precision(vectors.detach())
     rows = rows / largest_entries(rows, name)[:, None]
     lengths: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True)

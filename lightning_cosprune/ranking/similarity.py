@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_cosprune.ranking.directions import BLOCK, in_full_precision, unit_rows
+from lightning_cosprune.arguments import as_whole, check_tensor, one_of, real_number, whole_number
+from lightning_cosprune.ranking.directions import BLOCK, check_rows, in_full_precision, unit_rows
 from lightning_cosprune.ranking.draws import seeded_generator
 from lightning_cosprune.ranking.introsort import numpy1_argsort
 
@@ -96,6 +97,10 @@ def nystrom_factor(
 
     Returns:
         One row per filter, no longer than the chosen columns are many.
+
+    Raises:
+        TypeError: ``vectors`` are no tensor.
+        ValueError: A column is outside the matrix, none is chosen, or some row is not finite.
     """
     unit = unit_rows(vectors)
     return unit @ _row_basis(unit[_column_idxs(columns, len(unit), unit.device)]).mT
@@ -136,12 +141,19 @@ def nystrom_columns(
         tensor([0, 1])
     """
     unit = unit_rows(vectors)
-    if count != "auto" and (not isinstance(count, int) or not 1 <= count <= len(unit)):
+    one_of(choose, "`nystrom_columns(choose={})`", ("first", "random", "leverage"))
+    expected = "a fraction from 0 to below 1, such as 0.01"
+    tolerance = real_number(tolerance, "`nystrom_columns(tolerance={})`", expected, least=0, most=1)
+    seed = whole_number(seed, "`nystrom_columns(seed={})`", 0)
+    is_auto = isinstance(count, str) and count == "auto"
+    number = 0 if is_auto else as_whole(count)
+    if not is_auto and (number is None or not 1 <= number <= len(unit)):
         raise ValueError(
-            f'`nystrom_columns(count={count!r})`: expected "auto" or a number of columns from 1 to {len(unit)}.'
+            f'`nystrom_columns(count={count!r:.60})`: expected "auto" or a number of columns from 1 to {len(unit)}. '
+            "Write 9 for 3x3 kernels."
         )
     order = _column_order(unit, choose, seed)
-    return order[: _fewest_columns(unit[order], tolerance) if count == "auto" else count]
+    return order[: _fewest_columns(unit[order], tolerance) if is_auto else number]
 
 
 def nearest_neighbours(
@@ -171,8 +183,11 @@ def nearest_neighbours(
         Number of the nearest other filter, and the similarity to it; -1 and 0 where there is no other filter.
 
     Raises:
-        ValueError: ``ties`` is unknown, or ``decimals`` is no number of decimals.
+        TypeError: ``factor`` or ``queries`` is no tensor.
+        ValueError: ``factor`` has no rows, ``queries`` are no numbers of them, ``ties`` is unknown, or ``decimals`` is
+            no number of decimals.
     """
+    check_rows(factor, "factor")
     if decimals is not None and (type(decimals) is not int or not 0 <= decimals <= 15):
         raise ValueError(
             f"`decimals={decimals!r}`: expected None, or a whole number of decimals from 0 to 15. Write 5 to round as "
@@ -181,6 +196,8 @@ def nearest_neighbours(
     if not isinstance(ties, str) or ties not in ("stable", "numpy1"):
         raise ValueError(f'`ties={ties!r}`: expected "stable" or "numpy1".')
     eps = torch.finfo(factor.dtype).eps
+    if queries is not None:
+        _check_queries(queries, len(factor))
     if queries is None:
         queries = torch.arange(len(factor), device=factor.device)
     if len(factor) == 1:
@@ -209,6 +226,17 @@ def nearest_neighbours(
         blocks.append(nearest)
     partner = torch.cat(blocks)
     return partner, _rounded((factor[queries] * factor[partner]).sum(dim=1), decimals)
+
+
+def _check_queries(queries: Tensor, filters: int) -> None:
+    expected = f"a tensor with numbers of filters from 0 to {filters - 1}, or None"
+    check_tensor(queries, "`nearest_neighbours(queries=...)`", expected)
+    fit = queries.ndim == 1 and queries.dtype in (torch.int32, torch.int64)
+    if not fit or bool(((queries < 0) | (queries >= filters)).any()):
+        raise ValueError(
+            f"`nearest_neighbours(queries=...)`: expected {expected}, found {queries.dtype} of shape "
+            f"{tuple(queries.shape)}{', some of them others' if fit else ''}. Write torch.arange({filters}) for all."
+        )
 
 
 def _first_maxima(rows: Float[Tensor, "rows columns"]) -> tuple[Tensor, Tensor]:
@@ -248,8 +276,6 @@ def _column_order(unit: Float[Tensor, "filters dim"], choose: str, seed: int) ->
     filters = len(unit)
     if choose == "first":
         return torch.arange(filters, device=unit.device)
-    if not isinstance(choose, str) or choose not in ("random", "leverage"):
-        raise ValueError(f'`nystrom_columns(choose={choose!r})`: expected "first", "random" or "leverage".')
     shares = torch.ones(filters, dtype=torch.float64)
     if choose == "leverage":
         shares = _leverage(unit).double().cpu().clamp_min_(1e-12)

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightning_cosprune.calibration.batches import as_batches, num_samples
+from lightning_cosprune.calibration.batches import as_batches, check_runs, num_samples
 from lightning_cosprune.network.rectifiers import find_sequels
-from lightning_cosprune.repair.kept import kept_filters
+from lightning_cosprune.repair.kept import check_networks, kept_filters
 from lightning_cosprune.repair.reading import (
     add_bias,
     channels_left,
@@ -84,9 +84,11 @@ def compensate_constants(
         ['3']
     """
     caller = "compensate_constants"
+    check_networks(pruned, dense, caller)
     samples, batches = 0, []
     if calibration is not None:
         batches = as_batches(calibration, caller)
+        check_runs(dense, batches, caller)
         samples = sum(map(num_samples, batches))
         example_inputs = batches[0] if example_inputs is None else example_inputs
     example = example_of(dense, example_inputs, caller)

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
-from lightning_cosprune.network.layers import is_depthwise, is_layer, layer_weight, num_filters
+from lightning_cosprune.arguments import check_kind
+from lightning_cosprune.network.layers import check_model, is_depthwise, is_layer, layer_weight, num_filters
 from lightning_cosprune.surgery.report import PruningReport
 
-__all__ = ["kept_filters", "readers_of_removed"]
+__all__ = ["check_networks", "kept_filters", "readers_of_removed"]
 
 
 def kept_filters(
@@ -32,6 +33,9 @@ def kept_filters(
     Returns:
         Every convolution and linear layer of ``pruned``.
     """
+    check_networks(pruned, dense, caller)
+    if report is not None:
+        check_kind(report, PruningReport, f"`{caller}(report=...)`", "`apply_plan` returns one.")
     layers = {name: module for name, module in dense.named_modules() if is_layer(module)}
     known = {} if report is None else {layer.name: layer.pruned_idxs for layer in report.layers}
     kept: dict[str, list[int]] = {}
@@ -60,6 +64,22 @@ def kept_filters(
                 "`report=`, what `apply_plan` returned."
             )
     return kept
+
+
+def check_networks(pruned: nn.Module, dense: nn.Module, caller: str) -> None:
+    """Refuse what are no two networks.
+
+    Raises:
+        TypeError: One of them is no network.
+        ValueError: They are one and the same.
+    """
+    check_model(pruned, caller, "pruned")
+    check_model(dense, caller, "dense")
+    if pruned is dense:
+        raise ValueError(
+            f"`{caller}(pruned=..., dense=...)`: expected the network before the cut in `dense`, found the same object "
+            "twice. Keep a copy of the network before pruning it: `copy.deepcopy(model)`."
+        )
 
 
 def _told_from_weights(pruned: nn.Module, dense: nn.Module) -> list[int]:

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from lightning_cosprune.calibration.batches import as_batches, merged, num_samples
+from lightning_cosprune.calibration.batches import as_batches, check_runs, merged, num_samples
 from lightning_cosprune.calibration.moments import Pool
 from lightning_cosprune.calibration.observe import observed_inputs
 from lightning_cosprune.network.forward import call, evaluating, float_tensors, same_random_state, unchanged
 from lightning_cosprune.repair.activation import as_pruned
-from lightning_cosprune.repair.kept import kept_filters, readers_of_removed
+from lightning_cosprune.repair.kept import check_networks, kept_filters, readers_of_removed
 from lightning_cosprune.repair.one_pass import repair_in_one_pass
 from lightning_cosprune.repair.refit import refit_layer
 from lightning_cosprune.repair.report import RepairedLayer, RepairReport
@@ -92,7 +92,15 @@ def refit_least_squares(
         >>> repair.error_after < repair.error_before
         True
     """
-    batches = merged(dense, as_batches(calibration, "refit_least_squares"))
+    check_networks(pruned, dense, "refit_least_squares")
+    if pool is not None and not callable(pool):
+        raise TypeError(
+            f"`refit_least_squares(pool={pool!r:.60})`: expected a function that sums tensors over processes, or None, "
+            f"found a {type(pool).__name__}. Leave it out in a single process."
+        )
+    batches = as_batches(calibration, "refit_least_squares")
+    check_runs(dense, batches, "refit_least_squares")
+    batches = merged(dense, batches)
     kept = kept_filters(pruned, dense, report, "refit_least_squares")
     readers = readers_of_removed(pruned, dense)
     if not readers:

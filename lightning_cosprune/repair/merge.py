@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lightning_cosprune.calibration.batch_norm import fold_batch_norms
 from lightning_cosprune.network.rectifiers import find_sequels
 from lightning_cosprune.repair.between import Between, steps_between
-from lightning_cosprune.repair.kept import kept_filters
+from lightning_cosprune.repair.kept import check_networks, kept_filters
 from lightning_cosprune.repair.likeness import Likeness, likeness
 from lightning_cosprune.repair.reading import (
     CutGroup,
@@ -109,6 +109,7 @@ def merge_removed(
         True
     """
     caller = "merge_removed"
+    check_networks(pruned, dense, caller)
     example = example_of(dense, example_inputs, caller)
     kept = kept_filters(pruned, dense, report, caller)
     layers, skipped = readers_to_change(pruned, dense, caller)

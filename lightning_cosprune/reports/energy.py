@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 import logging
-import math
 from functools import partial
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_info
 
+from lightning_cosprune.arguments import real_number
 from lightning_cosprune.reports.clock import PHASES, Clock
 from lightning_cosprune.reports.record import Phase
 from lightning_cosprune.reports.telling import telling
@@ -41,9 +41,10 @@ def emissions_of(watts: float, hours: float, kg_per_kwh: float) -> float:
         >>> round(emissions_of(250, 48, 0.432), 2)
         5.18
     """
-    for name, value in (("watts", watts), ("hours", hours), ("kg_per_kwh", kg_per_kwh)):
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"`emissions_of({name}={value!r})`: expected a number of at least 0.")
+    watts, hours, kg_per_kwh = (
+        _amount(f"`emissions_of({name}={{}})`", value)
+        for name, value in (("watts", watts), ("hours", hours), ("kg_per_kwh", kg_per_kwh))
+    )
     return watts / 1000 * hours * kg_per_kwh
 
 
@@ -52,6 +53,9 @@ def car_miles(kg: float) -> float:
 
     Args:
         kg: Kilograms of CO2-equivalents.
+
+    Raises:
+        ValueError: It is negative or not finite.
 
     Returns:
         ``kg / 0.398``.
@@ -62,7 +66,7 @@ def car_miles(kg: float) -> float:
         >>> round(car_miles(emissions_of(250, 48, 0.432)))
         13
     """
-    return kg / KG_PER_MILE
+    return _amount("`car_miles(kg={})`", kg) / KG_PER_MILE
 
 
 def energy_of_inferences(seconds: float, watts: float, count: float = 1e6) -> float:
@@ -73,6 +77,9 @@ def energy_of_inferences(seconds: float, watts: float, count: float = 1e6) -> fl
         watts: Power meanwhile.
         count: How many.
 
+    Raises:
+        ValueError: A number is negative or not finite.
+
     Returns:
         ``seconds * watts * count / 3.6e6``.
 
@@ -80,7 +87,15 @@ def energy_of_inferences(seconds: float, watts: float, count: float = 1e6) -> fl
         >>> round(energy_of_inferences(0.004, 50), 3)
         0.056
     """
+    seconds, watts, count = (
+        _amount(f"`energy_of_inferences({name}={{}})`", value)
+        for name, value in (("seconds", seconds), ("watts", watts), ("count", count))
+    )
     return seconds * watts * count / 3.6e6
+
+
+def _amount(subject: str, value: float) -> float:
+    return real_number(value, subject, "a finite number of at least 0", least=0, finite=True)
 
 
 class EnergyMonitor(Callback):
@@ -116,10 +131,15 @@ class EnergyMonitor(Callback):
 
     def __init__(self, country: str, *, region: str | None = None, every: float = 15.0) -> None:
         _import_codecarbon()
-        if every <= 0:
-            raise ValueError(f"`EnergyMonitor(every={every!r})`: expected seconds above 0. Leave it out for 15.")
+        expected = "seconds above 0; 15 where it is left out"
+        every = real_number(every, "`EnergyMonitor(every={})`", expected, above=0, finite=True)
+        if region is not None and not isinstance(region, str):
+            raise TypeError(
+                f"`EnergyMonitor(region={region!r:.60})`: expected the name of a region, such as 'california', or "
+                f"None, found a {type(region).__name__}. Write a string."
+            )
         known = importlib.import_module("codecarbon.input").DataSource().get_global_energy_mix_data()
-        if country not in known:
+        if not isinstance(country, str) or country not in known:
             raise ValueError(
                 f"`EnergyMonitor(country={country!r})`: expected an ISO code of three letters that codecarbon has the "
                 'electricity of, such as "GBR", "DEU" or "USA".'

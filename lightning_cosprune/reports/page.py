@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lightning_cosprune.arguments import check_kind, path_of
+from lightning_cosprune.data.disk import telling_full_disk, written_beside
 from lightning_cosprune.reports.gallery import Gallery, Pictures, ends_of
 from lightning_cosprune.reports.headline import headline_of
 from lightning_cosprune.reports.record import Outcome, PruneRecord, RunRecord
@@ -72,8 +74,9 @@ def write_report(path: str | os.PathLike[str], record: RunRecord) -> None:
         record: What is known of the run; what is not known is left out.
 
     Raises:
+        TypeError: ``path`` is no path, or ``record`` no record.
         ModuleNotFoundError: The extra ``viz`` is not installed.
-        OSError: The file cannot be written; one that was there stays.
+        OSError: The file cannot be written, as where the disk is full; one that was there stays.
 
     Example:
         >>> import torch
@@ -83,19 +86,19 @@ def write_report(path: str | os.PathLike[str], record: RunRecord) -> None:
         >>> report = apply_plan(model, plan_pruning(model, inputs, pruning_ratio=0.5), inputs)
         >>> write_report("runs/report.html", RunRecord.of([report]))  # doctest: +SKIP
     """
+    path = path_of(path, "`write_report(path={})`", "the file to write")
+    check_kind(record, RunRecord, "`write_report(record=...)`", "`RunRecord.of` makes one of reports.")
     write_page(path, render_report(record))
 
 
 def write_page(path: str | os.PathLike[str], text: str) -> None:
     """Write a text, such as a page that is rendered already; see :func:`write_report`."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    target, content = Path(path), text.encode()
+    owner = f"Report {target.name}"
+    with telling_full_disk(target.parent, owner, len(content), "what was there is untouched"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with written_beside(target) as file:
+            file.write(content)
 
 
 def render_report(record: RunRecord, gallery: Gallery | None = None) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from lightning_cosprune.arguments import all_of, check_kind, one_of, read_json, real_number, real_numbers
 from lightning_cosprune.repair.report import RepairReport
 from lightning_cosprune.reports.plain import from_plain, to_plain
 from lightning_cosprune.surgery.report import PruningReport
@@ -39,6 +40,10 @@ class Outcome:
         by_device: Recording device -> mean accuracy.
         ratios: Layer -> part of its filters that it lost, a mean likewise.
         kwh: Energy of the run that made it, one number a seed.
+
+    Raises:
+        TypeError: A value is of another type.
+        ValueError: The role is unknown, or a number is out of range.
     """
 
     label: str
@@ -58,8 +63,19 @@ class Outcome:
     kwh: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("label", "series"):
+            check_kind(getattr(self, name), str, f"`Outcome({name}=...)`", "Write a string.")
+        one_of(self.role, "`Outcome(role={})`", ("dense", "cut", "repaired", "tuned", "rival"))
         for name in ("accuracy", "log_loss", "macs", "params", "bytes", "seconds", "latency", "kwh"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            told = real_numbers(getattr(self, name), f"`Outcome({name}={{}})`", "a number a seed, such as (0.81, 0.79)")
+            object.__setattr__(self, name, told)
+        if self.fraction is not None:
+            real_number(self.fraction, "`Outcome(fraction={})`", "a fraction from 0 to 1, or None", least=0, most=1)
+        for name in ("by_scene", "by_device", "ratios"):
+            told = getattr(self, name)
+            check_kind(told, Mapping, f"`Outcome({name}=...)`", "Write a dict, such as {'bus': 0.8}.")
+            for key, value in told.items():
+                real_number(value, f"`Outcome({name}={{{{{key!r:.40}: {{}}}}}})`", "a number, such as an accuracy")
 
 
 @dataclass(frozen=True)
@@ -171,6 +187,9 @@ class RunRecord:
         energy_source: How energy was found, such as "estimated from the processor's rated power".
         tables: Further tables, heading -> rows of cells, the first of which is the header.
         notes: Sentences that belong on the page.
+
+    Raises:
+        TypeError: A value is of another type.
     """
 
     title: str = "Filter pruning"
@@ -185,7 +204,13 @@ class RunRecord:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("title", "energy_source"):
+            check_kind(getattr(self, name), str, f"`RunRecord({name}=...)`", "Write a string.")
+        kinds = {"outcomes": Outcome, "prunes": PruneRecord, "events": Event, "phases": Phase, "notes": str}
+        for name, kind in kinds.items():
+            all_of(getattr(self, name), kind, f"`RunRecord({name}={{}})`")
         for name in ("setting", "curves", "tables"):
+            check_kind(getattr(self, name), Mapping, f"`RunRecord({name}=...)`", "Write a dict.")
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
         for name in ("outcomes", "prunes", "events", "phases", "notes"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
@@ -210,8 +235,12 @@ class RunRecord:
             The record; a page of it has everything but the pictures of filters.
 
         Raises:
+            TypeError: There are other things than reports, repairs and outcomes among them, or no field is called so.
             ValueError: There are repairs, but not one for each prune.
         """
+        all_of(reports, PruningReport, "`RunRecord.of(reports={})`")
+        all_of(repairs, RepairReport, "`RunRecord.of(repairs={})`")
+        all_of(outcomes, Outcome, "`RunRecord.of(outcomes={})`")
         cut = [report for report in reports if report.layers]
         if repairs and len(repairs) != len(cut):
             raise ValueError(
@@ -235,15 +264,17 @@ class RunRecord:
         """Read what :meth:`to_dict` wrote.
 
         Raises:
+            TypeError: It is no mapping.
             ValueError: It is no record, or one of a version that this release does not know.
 
         Returns:
             An equal record.
         """
+        check_kind(record, Mapping, "`RunRecord.from_dict(record=...)`", "`RunRecord.to_dict` makes one.")
         if record.get("version") != 1:
             raise ValueError(
-                "`RunRecord.from_dict(record)`: expected the key version (1) among those of a record, found "
-                f"{sorted(record)!r:.200}. Write records with `RunRecord.to_dict` or `RunRecord.to_json`."
+                "`RunRecord.from_dict(record=...)`: expected the key version (1) among those of a record, found "
+                f"{sorted(map(str, record))!r:.200}. Write records with `RunRecord.to_dict` or `RunRecord.to_json`."
             )
         found: RunRecord = from_plain(cls, {key: value for key, value in record.items() if key != "version"})
         return found
@@ -260,7 +291,11 @@ class RunRecord:
     def from_json(cls, text: str) -> RunRecord:
         """Read what :meth:`to_json` wrote.
 
+        Raises:
+            TypeError: It is no text.
+            ValueError: It is no record, or one of a version that this release does not know.
+
         Returns:
             An equal record.
         """
-        return cls.from_dict(json.loads(text))
+        return cls.from_dict(read_json(text, "`RunRecord.from_json(text={})`", "`RunRecord.to_json` makes one."))

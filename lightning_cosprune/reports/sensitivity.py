@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lightning_cosprune.arguments import check_kind
 from lightning_cosprune.planning.sensitivity import Sensitivity
 from lightning_cosprune.reports.viz import import_viz
 
@@ -31,6 +32,7 @@ def plot_sensitivity(found: Sensitivity) -> Figure:
     Raises:
         ModuleNotFoundError: The extra ``viz`` is not installed.
     """
+    check_kind(found, Sensitivity, "`plot_sensitivity(found=...)`", "`sensitivity` returns one.")
     figure: Figure = import_viz("matplotlib.figure").Figure(figsize=(7.5, 4.5), layout="constrained")
     axes = figure.subplots()
     colours = import_viz("matplotlib").colormaps["viridis"]

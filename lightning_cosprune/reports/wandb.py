@@ -19,6 +19,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.loggers import WandbLogger
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
+from lightning_cosprune.arguments import real_number
 from lightning_cosprune.network.structure import STRUCTURE, describe_structure
 from lightning_cosprune.planning.plan import PruningPlan
 from lightning_cosprune.reports.draw_layers import widths_of
@@ -57,6 +58,9 @@ class SafeWandbLogger(WandbLogger):
                 "'lightning-cosprune[wandb]'.",
                 name=error.name,
             ) from error
+        for name, seconds in (("init_timeout", init_timeout), ("finish_timeout", finish_timeout)):
+            expected = "seconds, a finite number above 0"
+            real_number(seconds, f"`SafeWandbLogger({name}={{}})`", expected, above=0, finite=True)
         self.answer_timeout = init_timeout
         kwargs.setdefault("settings", wandb.Settings(init_timeout=init_timeout, finish_timeout=finish_timeout))
         self._told = False

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from lightning_cosprune.arguments import check_module
 from lightning_cosprune.network.rollback import Snapshot
 from lightning_cosprune.network.structure import STRUCTURE, describe_structure, restore_structure
 from lightning_cosprune.training.averages import averaged_modules
@@ -48,6 +49,8 @@ def load_pruned(
         The network, in training mode as it is built.
 
     Raises:
+        TypeError: It builds no network, or the checkpoint is none.
+        FileNotFoundError: There is no such file.
         ValueError: The file is damaged or holds no weights, or its structure does not fit the network; the layer is
             named.
 
@@ -60,6 +63,16 @@ def load_pruned(
         >>> load_pruned(dense, model.state_dict())[0].out_channels
         4
     """
+    if not callable(module_class_or_factory) or isinstance(module_class_or_factory, nn.Module):
+        raise TypeError(
+            "`load_pruned(module_class_or_factory=...)`: expected the class of the network, or a function that builds "
+            f"it, found a {type(module_class_or_factory).__name__}. Pass the class itself, without brackets."
+        )
+    if not isinstance(checkpoint, (str, os.PathLike, Mapping)) and not hasattr(checkpoint, "read"):
+        raise TypeError(
+            f"`load_pruned(checkpoint={_shown(checkpoint)})`: expected a path, an open file or a mapping, found a "
+            f"{type(checkpoint).__name__}. Pass the path of the checkpoint."
+        )
     found = checkpoint if isinstance(checkpoint, Mapping) else _read(checkpoint)
     state = found.get("state_dict", found.get("model", found))
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
@@ -73,6 +86,7 @@ def load_pruned(
         saved = found.get("hyper_parameters", {})
         kwargs = {**{name: value for name, value in saved.items() if takes_all or name in accepted}, **kwargs}
     module = module_class_or_factory(**kwargs)
+    check_module(module, "`load_pruned(module_class_or_factory=...)`: what it returned")
     restore_structure(module, state, found.get(STRUCTURE))
     module.load_state_dict(dict(state))
     return module
@@ -160,8 +174,12 @@ def _restore(module: LightningModule, checkpoint: dict[str, Any]) -> None:
 def _read(checkpoint: Any) -> Mapping[str, Any]:
     try:
         found = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
+    except OSError as error:
+        found = "a folder" if isinstance(error, IsADirectoryError) else error.strerror or "no such file"
+        raise type(error)(
+            f"`load_pruned(checkpoint={_shown(checkpoint)})`: expected a file that can be read, found {found}. "
+            "A Trainer's checkpoints end in .ckpt and lie where its ModelCheckpoint says."
+        ) from error
     except Exception as error:  # pickle, zip and PyTorch each have their own ways to say that a file is no checkpoint
         raise ValueError(
             f"`load_pruned(checkpoint={_shown(checkpoint)})`: expected a checkpoint that loads with "

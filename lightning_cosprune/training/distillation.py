@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
+from lightning_cosprune.arguments import names_in
 from lightning_cosprune.models.distillation import as_evaluated, check_distillation, distillation_loss, in_modes
 from lightning_cosprune.network.forward import as_call, float_tensors
 from lightning_cosprune.network.structure import describe_structure, restore_structure
@@ -96,7 +97,7 @@ class KnowledgeDistillation(Callback):
         check_distillation(_CALLER, alpha, temperature, batch_norm)
         check_held_out(held_out, patience)
         if teacher is not None and not isinstance(teacher, nn.Module):
-            raise ValueError(
+            raise TypeError(
                 f"`{_CALLER}(teacher=...)`: expected a network, found {type(teacher).__name__}. Load it first, such as "
                 "by `load_pruned(Network, path)`."
             )
@@ -106,7 +107,8 @@ class KnowledgeDistillation(Callback):
         self.module = module
         self.batch_norm = batch_norm
         self.dropout = dropout
-        self.frozen = (frozen,) if isinstance(frozen, str) else tuple(frozen)
+        patterns = (frozen,) if isinstance(frozen, str) else frozen
+        self.frozen = names_in(patterns, f"`{_CALLER}(frozen={{}})`", "names or patterns of submodules")
         self._held_out = None if held_out is None else HeldOut(held_out, patience)
         self._copy: nn.Module | None = None
         self._begun = False

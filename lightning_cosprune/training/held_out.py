@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
+from lightning_cosprune.arguments import as_whole
 from lightning_cosprune.calibration.batches import as_batches, num_samples
 from lightning_cosprune.network.forward import evaluating, same_random_state
 from lightning_cosprune.training.example_input import input_of, to_device
@@ -25,14 +26,20 @@ def check_held_out(held_out: Any, patience: Any) -> None:
     Raises:
         ValueError: With what was found and what to write instead.
     """
-    refused = isinstance(held_out, (Tensor, Mapping)) or not isinstance(held_out, Iterable)
-    if held_out is not None and held_out != "validation" and (refused or isinstance(held_out, str)):
+    refused = (
+        isinstance(held_out, (Tensor, Mapping, nn.Module, bytes, type))
+        or getattr(held_out, "shape", None) == ()
+        or not isinstance(held_out, Iterable)
+    )
+    word = isinstance(held_out, str)
+    if held_out is not None and (word or refused) and not (word and held_out == "validation"):
         found = f"a tensor of shape {tuple(held_out.shape)}" if isinstance(held_out, Tensor) else repr(held_out)
         raise ValueError(
             f'`{_CALLER}(held_out=...)`: expected None, "validation" or an iterable of inputs, one a forward pass, '
             f"found {found}. Write `[inputs]` for a single batch."
         )
-    if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
+    epochs = as_whole(patience)
+    if epochs is None or epochs < 1:
         raise ValueError(
             f"`{_CALLER}(patience={patience!r})`: expected a number of epochs, 1 or more. Write 3 to stop after three "
             "epochs without a better one."
@@ -48,7 +55,7 @@ class HeldOut:
     """
 
     def __init__(self, inputs: Literal["validation"] | Iterable[Any], patience: int) -> None:
-        self._inputs = inputs if isinstance(inputs, str) else as_batches(inputs, _CALLER)
+        self._inputs = inputs if isinstance(inputs, str) else as_batches(inputs, _CALLER, "held_out")
         self.patience = patience
         self.forget()
 

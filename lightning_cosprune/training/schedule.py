@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lightning_cosprune.data.numbers import as_whole
+from lightning_cosprune.arguments import as_whole, one_of, whole_numbers
 
 __all__ = ["Schedule", "parse_schedule"]
 
@@ -25,11 +25,25 @@ class Schedule:
         epochs: Counted from 0, rising.
         shape: ``"linear"`` removes as much in each step; ``"cubic"`` most in the first steps, when most is redundant.
 
+    Raises:
+        TypeError: ``epochs`` is no sequence.
+        ValueError: They do not rise, or the shape is unknown.
+
     Source: cubic is the schedule of Zhu and Gupta, "To prune, or not to prune", 2017, read at its steps.
     """
 
     epochs: tuple[int, ...]
     shape: Literal["linear", "cubic"] = "linear"
+
+    def __post_init__(self) -> None:
+        one_of(self.shape, "`Schedule(shape={})`", _SHAPES)
+        expected = "rising epochs, counted from 0"
+        epochs = whole_numbers(self.epochs, "`Schedule(epochs={})`", expected, 0)
+        if not epochs or list(epochs) != sorted(set(epochs)):
+            raise ValueError(
+                f"`Schedule(epochs={epochs})`: expected {expected}, at least one. Write (0,) for the start."
+            )
+        object.__setattr__(self, "epochs", epochs)
 
     def steps_due(self, epoch: int) -> int:
         """How many steps have come by the start of ``epoch``."""

@@ -16,7 +16,7 @@ def test_it_travels_as_json() -> None:
 
 
 def test_what_is_no_record_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"`RunRecord.from_dict\(record\)`: expected the key version \(1\)"):
+    with pytest.raises(ValueError, match=r"`RunRecord.from_dict\(record=...\)`: expected the key version \(1\)"):
         RunRecord.from_dict({"title": "x"})
     with pytest.raises(ValueError, match=r"expected the fields title, setting.*found.*titel"):
         RunRecord.from_dict({"version": 1, "titel": "x"})

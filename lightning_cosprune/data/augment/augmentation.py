@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from lightning_cosprune.arguments import real_number
 from lightning_cosprune.data.dataset import SceneBatch
 
 Domain = Literal["features", "waveform"]
@@ -68,11 +69,11 @@ def probability(owner: nn.Module, p: float) -> float:
         ``p``.
 
     Raises:
+        TypeError: It is no number.
         ValueError: It is not.
     """
-    if not 0 <= p <= 1:
-        raise ValueError(f"`{type(owner).__name__}(p={p})`: expected a probability in [0, 1]. For every time write 1.")
-    return p
+    expected = "a probability in [0, 1]; 1 is every time"
+    return real_number(p, f"`{type(owner).__name__}(p={{}})`", expected, least=0, most=1)
 
 
 def positive(owner: nn.Module, name: str, value: float) -> float:
@@ -87,11 +88,10 @@ def positive(owner: nn.Module, name: str, value: float) -> float:
         ``value``.
 
     Raises:
+        TypeError: It is no number.
         ValueError: It is not.
     """
-    if not 0 < value < float("inf"):
-        raise ValueError(f"`{type(owner).__name__}({name}={value})`: expected a positive number.")
-    return value
+    return real_number(value, f"`{type(owner).__name__}({name}={{}})`", "a positive number", above=0, finite=True)
 
 
 def unprepared(owner: nn.Module, arguments: str) -> RuntimeError:

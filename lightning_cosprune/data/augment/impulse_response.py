@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from lightning_cosprune.arguments import path_of
 from lightning_cosprune.data.augment.augmentation import Augmentation, Domain, probability, unprepared
 from lightning_cosprune.data.dataset import SceneBatch
 from lightning_cosprune.data.features.audio import read_clip, read_header
@@ -37,7 +38,14 @@ class DeviceImpulseResponse(Augmentation):
 
     def __init__(self, folder: str | Path, device: str = "a", p: float = 0.6) -> None:
         super().__init__()
-        self.folder = Path(folder).expanduser()
+        self.folder = path_of(
+            folder, "`DeviceImpulseResponse(folder={})`", "a folder with impulse responses"
+        ).expanduser()
+        if not isinstance(device, str):
+            raise TypeError(
+                f"`DeviceImpulseResponse(device={device!r:.60})`: expected the name of a device, such as 'a', found a "
+                f"{type(device).__name__}. Write a string."
+            )
         self.device = device
         self.p = probability(self, p)
         suffixes = {".wav", ".flac", ".ogg"}

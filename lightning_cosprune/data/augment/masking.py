@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import torch
 
+from lightning_cosprune.arguments import real_number, whole_number
 from lightning_cosprune.data.augment.augmentation import Augmentation
 from lightning_cosprune.data.dataset import SceneBatch
 
@@ -15,12 +16,10 @@ class _Mask(Augmentation):
 
     def __init__(self, max_width: int, num_masks: int = 1, fill: float = 0.0) -> None:
         super().__init__()
-        for name, number in (("max_width", max_width), ("num_masks", num_masks)):
-            if not isinstance(number, int) or number < 1:
-                raise ValueError(f"`{type(self).__name__}({name}={number!r})`: expected a positive whole number.")
-        self.max_width = max_width
-        self.num_masks = num_masks
-        self.fill = fill
+        name = type(self).__name__
+        self.max_width = whole_number(max_width, f"`{name}(max_width={{}})`", 1)
+        self.num_masks = whole_number(num_masks, f"`{name}(num_masks={{}})`", 1)
+        self.fill = real_number(fill, f"`{name}(fill={{}})`", "a finite number", finite=True)
 
     def augment(self, batch: SceneBatch) -> SceneBatch:
         """The masked batch.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from lightning_cosprune.arguments import one_of, real_number
 from lightning_cosprune.data.augment.augmentation import Augmentation, Domain
 from lightning_cosprune.data.dataset import SceneBatch
 
@@ -22,14 +23,9 @@ class TimeRoll(Augmentation):
 
     def __init__(self, max_fraction: float = 0.1, domain: Domain = "features") -> None:
         super().__init__()
-        if not 0 < max_fraction <= 1:
-            raise ValueError(
-                f"`TimeRoll(max_fraction={max_fraction})`: expected a fraction of the clip in (0, 1]. To roll by up to "
-                "a tenth of it write 0.1."
-            )
-        if domain not in {"features", "waveform"}:
-            raise ValueError(f"`TimeRoll(domain={domain!r})`: expected 'features' or 'waveform'. Choose one.")
-        self.max_fraction = max_fraction
+        expected = "a fraction of the clip in (0, 1]; a tenth of it is 0.1"
+        self.max_fraction = real_number(max_fraction, "`TimeRoll(max_fraction={})`", expected, above=0, most=1)
+        one_of(domain, "`TimeRoll(domain={})`", ("features", "waveform"))
         self.domain = domain
 
     def augment(self, batch: SceneBatch) -> SceneBatch:

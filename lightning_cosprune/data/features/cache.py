@@ -20,6 +20,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from tqdm.auto import tqdm
 
+from lightning_cosprune.arguments import real_number
 from lightning_cosprune.data.disk import full_disk, telling_full_disk
 from lightning_cosprune.data.features.audio import AudioHeader, read_clip, read_header
 from lightning_cosprune.data.features.blocks import Column
@@ -27,7 +28,6 @@ from lightning_cosprune.data.features.build_store import build_store
 from lightning_cosprune.data.features.extraction import LogMelExtractor
 from lightning_cosprune.data.features.fingerprint import ContentHashes
 from lightning_cosprune.data.features.store import FeatureStore, band_moments, open_store
-from lightning_cosprune.data.numbers import real_number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

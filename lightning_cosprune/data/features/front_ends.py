@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lightning_cosprune.arguments import check_tensor
 from lightning_cosprune.data.features.log_mel import LogMel
 
 
@@ -117,6 +118,10 @@ class FrontEnd(nn.Module):
         mean: Mean of each band, ``(n_mels,)``; ``None`` shifts nothing.
         std: Standard deviation of each band, nowhere zero, ``(n_mels,)``; ``None`` scales nothing.
 
+    Raises:
+        TypeError: ``mean`` or ``std`` is no tensor.
+        ValueError: There is no front end of this name, or ``mean`` or ``std`` is not one finite number a band.
+
     Example:
         >>> FrontEnd("panns")(torch.zeros(2, 32_000)).shape
         torch.Size([2, 1, 64, 101])
@@ -130,6 +135,8 @@ class FrontEnd(nn.Module):
     def __init__(self, features: LogMel | str, mean: Tensor | None = None, std: Tensor | None = None) -> None:
         super().__init__()
         self.log_mel = named_front_end(features, "`FrontEnd(features={!r})`").log_mel
+        for name, moments in (("mean", mean), ("std", std)):
+            _check_moments(name, moments, self.log_mel.n_mels)
         window, filters = self.log_mel.constants()
         self.register_buffer("window", window.float(), persistent=False)
         self.register_buffer("filters", filters, persistent=False)
@@ -158,3 +165,16 @@ class FrontEnd(nn.Module):
             As :class:`LogMel` prints itself.
         """
         return repr(self.log_mel)
+
+
+def _check_moments(name: str, moments: Tensor | None, bands: int) -> None:
+    if moments is None:
+        return
+    subject, expected = f"`FrontEnd({name}=...)`", f"a tensor of {bands} finite numbers, one a band, or None"
+    check_tensor(moments, subject, expected)
+    has_zero = name == "std" and bool((moments == 0).any())
+    if moments.shape != (bands,) or not bool(moments.isfinite().all()) or has_zero:
+        what = (
+            "a 0" if has_zero else "NaN or infinity" if moments.shape == (bands,) else f"shape {tuple(moments.shape)}"
+        )
+        raise ValueError(f"{subject}: expected {expected}, found {what}. Take them over the training clips.")

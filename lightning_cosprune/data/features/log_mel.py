@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_cosprune.data.numbers import real_number, whole_number
+from lightning_cosprune.arguments import real_number, whole_number
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import pandas as pd
 import soundfile
 from tqdm.auto import tqdm
 
+from lightning_cosprune.arguments import path_of
 from lightning_cosprune.data.disk import telling_full_disk, written_beside
 from lightning_cosprune.data.features.audio import unreadable
 from lightning_cosprune.data.tables import SceneFolder
@@ -39,7 +40,8 @@ def reassemble(root: str | Path, destination: str | Path, *, progress: bool = Tr
             not all there, or ``destination`` is ``root`` or holds something else; what is there is left as it is.
         OSError: The disk is full.
     """
-    source, target = Path(root).expanduser(), Path(destination).expanduser()
+    source = path_of(root, "`reassemble(root={})`", "the folder of the set of pieces").expanduser()
+    target = path_of(destination, "`reassemble(destination={})`", "the folder to write").expanduser()
     owner = f"`reassemble(root={str(root)!r})`"
     folder = SceneFolder(source, owner)
     meta = folder.read_meta()

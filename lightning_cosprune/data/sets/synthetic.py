@@ -16,9 +16,9 @@ import soundfile
 from filelock import FileLock
 from tqdm.auto import tqdm
 
+from lightning_cosprune.arguments import whole_number
 from lightning_cosprune.data.disk import telling_full_disk
 from lightning_cosprune.data.fold import Fold
-from lightning_cosprune.data.numbers import whole_number
 from lightning_cosprune.data.scenes import DCASEScenes
 from lightning_cosprune.data.sets.soundscape import DEVICES, SAMPLE_RATE, SCENES, random_envelope, render
 
