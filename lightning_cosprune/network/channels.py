@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_map
 
+from lightning_cosprune.network.calls import Calls
 from lightning_cosprune.network.forward import (
     call,
     evaluating,
@@ -130,7 +131,7 @@ class ChannelGraph:
     def __init__(self, model: nn.Module, example_inputs: Any) -> None:
         self._modules = dict(model.named_modules())
         self._names = {module: name for name, module in self._modules.items()}
-        self._graph = _trace(model, example_inputs)
+        self._graph, self._calls = _trace(model, example_inputs)
 
     def group(self, name: str) -> ChannelGroup:
         """The layers that lose their filter ``i`` when layer ``name`` does.
@@ -141,7 +142,7 @@ class ChannelGraph:
         layer = self._modules[name]
         filters = num_filters(layer)
         if layer not in self._graph.module2node:
-            return ChannelGroup((name,), filters, "not reached by the example input's forward pass")
+            return ChannelGroup((name,), filters, self._calls.why_untraced(layer))
         coupled, followers = {layer}, set()
         refusals: list[str] = []
         groups: dict[str, int] = {}
@@ -169,7 +170,10 @@ class ChannelGraph:
                 if (module.out_channels if makes else module.in_channels) != filters or not is_whole:
                     refusals.append(f"{other} is a grouped convolution of which these channels are only a part")
             is_read = is_read or _reads(dependency)
-        if is_output or not is_read:
+        sealed = [reason for one in coupled if (reason := self._calls.read_by_sealed(one, self._names)) is not None]
+        if sealed:
+            refusals.insert(0, sealed[0])
+        elif is_output or not is_read:
             refusals.insert(0, "its filters are outputs of the network")
         blocks = math.lcm(*groups.values())
         if blocks > 1 and (filters % blocks or filters == blocks):
@@ -268,14 +272,14 @@ def _refusal(module: nn.Module, name: str) -> list[str]:
 # Tracing
 
 
-def _trace(model: nn.Module, example_inputs: Any) -> tp.DependencyGraph:
+def _trace(model: nn.Module, example_inputs: Any) -> tuple[tp.DependencyGraph, Calls]:
     """Record which layer reads which in one forward pass; the model is left as it was found.
 
     Every floating-point parameter requires grad meanwhile: Torch-Pruning follows autograd's graph, which has no edges
     through frozen layers.
 
     Returns:
-        Torch-Pruning's graph of the layers.
+        Torch-Pruning's graph of the layers, and what was called.
 
     Raises:
         ValueError: The forward pass fails.
@@ -295,6 +299,7 @@ def _trace(model: nn.Module, example_inputs: Any) -> tp.DependencyGraph:
         for module in model.modules()
         if isinstance(module, nn.modules.instancenorm._InstanceNorm)
     }
+    calls = Calls()
     arguments = example_inputs if isinstance(example_inputs, (Mapping, Sequence)) else (example_inputs,)
     try:
         with (
@@ -307,6 +312,7 @@ def _trace(model: nn.Module, example_inputs: Any) -> tp.DependencyGraph:
         ):
             for parameter in frozen:
                 parameter.requires_grad_(True)
+            calls.listen(model)
             for layer in recurrent:
                 layer.forward = functools.partial(as_one_node, layer.forward)
             graph.build_dependency(
@@ -321,7 +327,7 @@ def _trace(model: nn.Module, example_inputs: Any) -> tp.DependencyGraph:
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)
-    return graph
+    return graph, calls
 
 
 @contextlib.contextmanager

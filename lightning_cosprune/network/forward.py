@@ -132,16 +132,24 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def unchanged(model: nn.Module) -> Iterator[None]:
     """Undo what happens to ``model``'s modules within, such as states that a forward pass carries on.
 
-    Buffers are copies meanwhile, for code may write into them.
+    Buffers are copies meanwhile, for code may write into them. TorchScript keeps the very tensors, whose values are put
+    back.
     """
     before = Snapshot(model)
+    contents: list[tuple[Tensor, Tensor]] = []
     for module in model.modules():
-        buffers = module._buffers
-        buffers.update({name: buffer.clone() for name, buffer in buffers.items() if buffer is not None})
+        if isinstance(module, torch.jit.ScriptModule):
+            contents += [(buffer, buffer.detach().clone()) for buffer in module.buffers(recurse=False)]
+        else:
+            buffers = module._buffers
+            buffers.update({name: buffer.clone() for name, buffer in buffers.items() if buffer is not None})
     try:
         yield
     finally:
         before.restore()
+        with torch.no_grad():
+            for buffer, content in contents:
+                buffer.copy_(content)
 
 
 def outside_inference_mode(leaf: Any) -> Any:

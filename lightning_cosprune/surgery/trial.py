@@ -250,7 +250,10 @@ _STATISTICS = ("running_mean", "running_var")
 
 
 def _tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    """Parameters and buffers by name, without those of compiled parts (TorchScript), which cannot be replaced."""
+    compiled = tuple(f"{name}." for name, part in model.named_modules() if isinstance(part, torch.jit.ScriptModule))
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(compiled)}
 
 
 def _merged(parts: Sequence[Any]) -> dict[str, list[int]]:

@@ -32,12 +32,22 @@ def find_example_inputs(trainer: Trainer, pl_module: LightningModule, target: nn
 def look_at_a_batch(loader: Any) -> Any:
     """One training batch, without a step of the sampler or a draw from the random streams that training will use.
 
+    Raises:
+        ValueError: There are none.
+
     Returns:
         The first sample alone, collated, where samples can be asked for by number; else the first batch.
     """
     with isolate_rng():
         if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
-            return next(iter(loader))
+            batch = next(iter(loader), None)
+            if batch is None:
+                raise ValueError(
+                    "`CosineFilterPruning(example_inputs=None)`: expected training data, of which one sample tells "
+                    f"which layer reads which, found none: the {type(getattr(loader, 'dataset', loader)).__name__} "
+                    "gave no batch. Let it give some, or pass `example_inputs`."
+                )
+            return batch
         if loader.batch_size is None and loader.batch_sampler is None:  # the data set makes whole batches itself
             return loader.collate_fn(loader.dataset[0])
         if hasattr(loader.dataset, "__getitems__"):
