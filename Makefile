@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test check docs lowest newest clean
+.PHONY: quickstart test mutants check docs lowest newest clean
 
 # Train, prune, fine-tune and compare: on synthetic scenes, with ESC10=path on 400 real recordings (fetched there, 40 MB), or with
 # DATA=path on any folder in DCASE layout.
@@ -13,6 +13,10 @@ quickstart: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n auto $(ARGS)
+
+# Draws small changes of a file, or of files such as FILE="lightning_cosprune/ranking/*.py", and names those that no test notices.
+mutants: .venv/installed
+	$(BIN)/python tests/mutants.py "$(FILE)" $(ARGS)
 
 check: .venv/installed
 	$(BIN)/ruff check .
