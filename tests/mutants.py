@@ -207,8 +207,8 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=120, help="seconds that the tests of one change may take")
     parser.add_argument("--tests", nargs="*", help="test files, in the place of those that mirror the file")
     options = parser.parse_args()
-    files = sorted({path.relative_to(ROOT) for pattern in options.files for path in ROOT.glob(pattern)})
-    files = [file for file in files if file.stem != "__init__"]
+    found_files = (path.relative_to(ROOT) for pattern in options.files for path in sorted(ROOT.glob(pattern)))
+    files = [file for file in dict.fromkeys(found_files) if file.stem != "__init__"]
     if not files:
         parser.error(f"expected files such as {PACKAGE}/planning/plan.py, found none at {' '.join(options.files)}")
     for name in HEAVY:

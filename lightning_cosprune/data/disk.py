@@ -69,6 +69,30 @@ def telling_full_disk(folder: Path, owner: str, needed: int | None = None, again
         ) from error
 
 
+def check_readable(folder: Path, owner: str) -> None:
+    """Refuse a folder that this user may not read or enter; what is not there is told elsewhere.
+
+    Args:
+        folder: The folder.
+        owner: Who reads it, the beginning of the error.
+
+    Raises:
+        PermissionError: With the folder.
+    """
+    try:
+        folder.stat()
+        refused = folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK)
+    except PermissionError:  # one above it is closed
+        refused = True
+    except OSError:
+        return
+    if refused:
+        raise PermissionError(
+            f"{owner}: expected a folder that can be read at {folder}, found 'Permission denied'. Give this user the "
+            "right to read and to enter it, and to enter those above it."
+        )
+
+
 def full_disk(error: BaseException | None) -> OSError | None:
     """The error of the system that says that a disk or a quota is full, if that is what is behind ``error``.
 

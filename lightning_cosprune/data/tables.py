@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +10,8 @@ import pandas as pd
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_cosprune.data.csv_file import read_rows
+from lightning_cosprune.data.disk import check_readable
+from lightning_cosprune.data.spelling import alike, key
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,6 +79,7 @@ class SceneFolder:
 
         Raises:
             FileNotFoundError: The folder or meta.csv is missing.
+            PermissionError: This user may not read or enter the folder.
             ValueError: A column is missing or empty, or a file occurs twice.
         """
         self._check_root("DCASE layout", "meta.csv")
@@ -119,6 +121,7 @@ class SceneFolder:
                 it.
         """
         setup = self.root / "evaluation_setup"
+        check_readable(setup, self.owner)
         path = setup / f"fold{fold}_{side}.csv"
         if path.with_suffix(".txt").is_file():  # the TUT sets up to 2018
             path = path.with_suffix(".txt")
@@ -134,8 +137,8 @@ class SceneFolder:
             row = rows[place < 0].iloc[0]
             raise ValueError(
                 f"{self.owner}: expected every file of {self._short(path)} in meta.csv, found {row['filename']!r} "
-                f"(line {row['line']}) and {int((place < 0).sum()) - 1} others that are not. Take both from the same "
-                "release."
+                f"(line {row['line']}) and {int((place < 0).sum()) - 1} others that are not"
+                f"{alike(row['filename'], meta.index)}. Take both from the same release."
             )
         described = meta[COLUMNS].iloc[place].reset_index(drop=True)
         differs = (described["scene_label"] != rows["scene_label"]).to_numpy(dtype=bool)
@@ -175,11 +178,12 @@ class SceneFolder:
         if wrong.any():
             row = rows[wrong].iloc[0]
             found = scene[wrong].iloc[0]
+            hint = alike(row["filename"], train["filename"])
             raise ValueError(
                 f"{self.owner}: expected every file of {self._short(place)} in training, with the same scene, found "
                 f"{row['filename']!r} ({row['scene_label']}, line {row['line']}) "
-                f"{'not there' if pd.isna(found) else f'as {found}'}, and {int(wrong.sum()) - 1} more. Take both from "
-                "the same data set."
+                f"{f'not there{hint}' if pd.isna(found) else f'as {found}'}, and {int(wrong.sum()) - 1} more. Take both "
+                "from the same data set."
             )
         return train["filename"].isin(rows["filename"]).to_numpy(dtype=bool)
 
@@ -194,6 +198,8 @@ class SceneFolder:
             FileNotFoundError: There is no csv file with the names.
             ValueError: There are several, or one lacks the column ``filename``.
         """
+        for folder in (self.root, self.root / "evaluation_setup"):
+            check_readable(folder, self.owner)
         found = sorted((self.root / "evaluation_setup").glob("*test*.csv"))
         if len(found) != 1:
             names = ", ".join(self._short(path) for path in found) or "none"
@@ -208,6 +214,7 @@ class SceneFolder:
         )
 
     def _check_root(self, layout: str, landmark: str) -> None:
+        check_readable(self.root, self.owner)
         if not self.root.is_dir():
             found = "a file" if self.root.exists() else "nothing"
             raise FileNotFoundError(
@@ -227,7 +234,7 @@ class SceneFolder:
         scenes = sorted(meta["scene_label"].unique())
         spellings: dict[str, str] = {}
         for scene in scenes:
-            known = spellings.setdefault(unicodedata.normalize("NFC", scene).casefold(), scene)
+            known = spellings.setdefault(key(scene), scene)
             if known != scene:
                 row = meta[meta["scene_label"] == scene].iloc[0]
                 raise ValueError(

@@ -120,8 +120,8 @@ def same_random_state(seed: int = 0) -> Iterator[None]:
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put ``model`` in evaluation mode and give each module its own mode back afterwards."""
     training = {module: module.training for module in model.modules()}
-    model.eval()
     try:
+        model.eval()
         yield
     finally:
         for module, mode in training.items():
@@ -137,13 +137,13 @@ def unchanged(model: nn.Module) -> Iterator[None]:
     """
     before = Snapshot(model)
     contents: list[tuple[Tensor, Tensor]] = []
-    for module in model.modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            contents += [(buffer, buffer.detach().clone()) for buffer in module.buffers(recurse=False)]
-        else:
-            buffers = module._buffers
-            buffers.update({name: buffer.clone() for name, buffer in buffers.items() if buffer is not None})
     try:
+        for module in model.modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                contents += [(buffer, buffer.detach().clone()) for buffer in module.buffers(recurse=False)]
+            else:
+                buffers = module._buffers
+                buffers.update({name: buffer.clone() for name, buffer in buffers.items() if buffer is not None})
         yield
     finally:
         before.restore()

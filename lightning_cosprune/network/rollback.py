@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import signal
+import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import nn
 
-__all__ = ["Snapshot"]
+__all__ = ["Snapshot", "uninterrupted", "whole_or_not_at_all"]
 
 
 class Snapshot:
@@ -29,6 +34,50 @@ class Snapshot:
 
     def restore(self) -> None:
         """Change the network back, to the last bit."""
-        for container, content in self._contents:
-            container.clear()
-            (container.extend if isinstance(container, list) else container.update)(content)
+        with uninterrupted():
+            for container, content in self._contents:
+                container.clear()
+                (container.extend if isinstance(container, list) else container.update)(content)
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C wait until all within is done: half of it would leave a network that is neither one nor the other.
+
+    Yields:
+        Nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():  # Ctrl-C reaches no other
+        yield
+        return
+    waiting: list[Any] = []
+    before = signal.signal(signal.SIGINT, lambda *come: waiting.append(come))
+    try:
+        yield
+    finally:
+        # `None` is a handler that was not set from Python.
+        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
+        if waiting:
+            signal.raise_signal(signal.SIGINT)
+
+
+@contextlib.contextmanager
+def whole_or_not_at_all(network: nn.Module) -> Iterator[None]:
+    """Let ``network`` be changed, its weights written into too; what raises within is undone to the last bit.
+
+    That goes for an interrupt from the keyboard too, after which its owner may go on or save.
+
+    Yields:
+        Nothing.
+    """
+    before = Snapshot(network)
+    # A cut makes new tensors, a repair writes into those that are there.
+    contents = [(tensor, tensor.detach().clone()) for tensor in (*network.parameters(), *network.buffers())]
+    try:
+        yield
+    except BaseException:
+        with uninterrupted(), torch.no_grad():
+            before.restore()
+            for tensor, content in contents:
+                tensor.copy_(content)
+        raise

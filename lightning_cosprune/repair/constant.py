@@ -10,6 +10,7 @@ from torch import nn
 
 from lightning_cosprune.calibration.batches import as_batches, check_runs, num_samples
 from lightning_cosprune.network.rectifiers import find_sequels
+from lightning_cosprune.network.rollback import whole_or_not_at_all
 from lightning_cosprune.repair.kept import check_networks, kept_filters
 from lightning_cosprune.repair.reading import (
     add_bias,
@@ -99,21 +100,22 @@ def compensate_constants(
     told = listen(dense, batches, layers) if batches else told_by_norms(dense, example, layers)
 
     changed: list[str] = []
-    for name, layer in layers.items():
-        place, read = place_of_bias(pruned, name, sequels[name]), reading_of(groups, name)
-        removed = [channel for group in read for channel in group.removed_inputs(name)]
-        if isinstance(place, str):
-            skipped[name] = place
-        elif channels_left(layer, pruned.get_submodule(name), read, name) is None:
-            skipped[name] = "which of its inputs were removed cannot be told"
-        elif name not in told:
-            skipped[name] = "not reached, or with inputs of several shapes"
-        elif not bool(told[name].known[removed].any()):
-            skipped[name] = "no batch norm tells the means of the channels that it reads"
-        else:
-            gone = torch.zeros_like(told[name].known)
-            gone[removed] = True
-            lost = told[name].means * channel_view(layer, gone & told[name].known)
-            add_bias(place, mean_response(layer, lost)[kept[name]])
-            changed.append(name)
+    with whole_or_not_at_all(pruned):
+        for name, layer in layers.items():
+            place, read = place_of_bias(pruned, name, sequels[name]), reading_of(groups, name)
+            removed = [channel for group in read for channel in group.removed_inputs(name)]
+            if isinstance(place, str):
+                skipped[name] = place
+            elif channels_left(layer, pruned.get_submodule(name), read, name) is None:
+                skipped[name] = "which of its inputs were removed cannot be told"
+            elif name not in told:
+                skipped[name] = "not reached, or with inputs of several shapes"
+            elif not bool(told[name].known[removed].any()):
+                skipped[name] = "no batch norm tells the means of the channels that it reads"
+            else:
+                gone = torch.zeros_like(told[name].known)
+                gone[removed] = True
+                lost = told[name].means * channel_view(layer, gone & told[name].known)
+                add_bias(place, mean_response(layer, lost)[kept[name]])
+                changed.append(name)
     return RepairReport("constant", tuple(map(RepairedLayer, changed)), skipped, samples)

@@ -15,6 +15,7 @@ from lightning_cosprune.calibration.batches import as_batches, check_runs, merge
 from lightning_cosprune.calibration.moments import Pool
 from lightning_cosprune.calibration.observe import observed_inputs
 from lightning_cosprune.network.forward import call, evaluating, float_tensors, same_random_state, unchanged
+from lightning_cosprune.network.rollback import whole_or_not_at_all
 from lightning_cosprune.repair.activation import as_pruned
 from lightning_cosprune.repair.kept import check_networks, kept_filters, readers_of_removed
 from lightning_cosprune.repair.one_pass import repair_in_one_pass
@@ -113,25 +114,26 @@ def refit_least_squares(
     skipped |= {name: reason for name, layer in solvable.items() if (reason := _reason_to_leave(layer))}
     layers = {name: dense.get_submodule(name) for name in readers if name not in skipped}
 
-    targets = Targets(pruned, dense, batches, layers, {name: kept[name] for name in layers}, pool)
-    as_pruned(targets, pruned, dense, kept)
-    skipped |= {name: "not reached by the calibration data" for name in layers if name not in targets.calls}
-    first = _error(pruned, batches, targets.outputs, pool)
-    before = copy.deepcopy(pruned.state_dict())
-    samples = sum(map(num_samples, batches))
-    if pool is not None:
-        samples = int(pool([torch.tensor(samples)])[0])
-    repair = functools.partial(_front_to_back, pruned, batches, targets, pool)
-    if samples < _TO_HOLD_OUT:
-        repaired = repair()
-    else:
-        found = {layer.name: layer for layer in repair(hold_out=True)}
-        pruned.load_state_dict(before)
-        repaired = repair(found=found)
-    last = _error(pruned, batches, targets.outputs, pool)
-    undone = not last <= first
-    if undone:
-        pruned.load_state_dict(before)
+    with whole_or_not_at_all(pruned):
+        targets = Targets(pruned, dense, batches, layers, {name: kept[name] for name in layers}, pool)
+        as_pruned(targets, pruned, dense, kept)
+        skipped |= {name: "not reached by the calibration data" for name in layers if name not in targets.calls}
+        first = _error(pruned, batches, targets.outputs, pool)
+        before = copy.deepcopy(pruned.state_dict())
+        samples = sum(map(num_samples, batches))
+        if pool is not None:
+            samples = int(pool([torch.tensor(samples)])[0])
+        repair = functools.partial(_front_to_back, pruned, batches, targets, pool)
+        if samples < _TO_HOLD_OUT:
+            repaired = repair()
+        else:
+            found = {layer.name: layer for layer in repair(hold_out=True)}
+            pruned.load_state_dict(before)
+            repaired = repair(found=found)
+        last = _error(pruned, batches, targets.outputs, pool)
+        undone = not last <= first
+        if undone:
+            pruned.load_state_dict(before)
     return RepairReport("least_squares", tuple(repaired), skipped, samples, first, first if undone else last, undone)
 
 

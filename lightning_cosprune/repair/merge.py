@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_cosprune.calibration.batch_norm import fold_batch_norms
 from lightning_cosprune.network.rectifiers import find_sequels
+from lightning_cosprune.network.rollback import whole_or_not_at_all
 from lightning_cosprune.repair.between import Between, steps_between
 from lightning_cosprune.repair.kept import check_networks, kept_filters
 from lightning_cosprune.repair.likeness import Likeness, likeness
@@ -121,34 +122,35 @@ def merge_removed(
     told = told_by_norms(dense, example, layers, folded=norms, together=True)
 
     changed: list[str] = []
-    for name, layer in layers.items():
-        read = reading_of(groups, name)
-        left = channels_left(layer, pruned.get_submodule(name), read, name)
-        if name not in between or name not in told:
-            skipped[name] = "not reached, or with inputs of several shapes"
-        elif left is None:
-            skipped[name] = "which of its inputs were removed cannot be told"
-        elif any(_is_lost(group, name, between[name], told[name]) for group in read):
-            skipped[name] = (
-                f"{between[name].obstacle} lies before it, and no batch norm tells where on it the values lie"
-            )
-        else:
-            to_left = torch.zeros(len(told[name].known), len(left), dtype=torch.float64)
-            offset = torch.zeros_like(told[name].means)
-            place_of = {channel: place for place, channel in enumerate(left)}
-            for group in read:
-                found = _partners(group, groups[group], name, between[name], told[name])
-                for j, i, share, is_copy in zip(group.removed, *(column.tolist() for column in found), strict=True):
-                    copies = group.inputs[name][[j, i]]
-                    to_left[copies[0], [place_of[channel] for channel in copies[1].tolist()]] += share
-                    if not is_copy:
-                        unsaid = _unsaid(groups[group], between[name], told[name], copies, (j, i), share)
-                        offset[:, copies[0]] = unsaid
-            add_rows(pruned.get_submodule(name), mapped_rows(layer, kept[name], left, to_left))
-            place = place_of_bias(pruned, name, sequels[name])
-            if not isinstance(place, str):
-                add_bias(place, mean_response(layer, offset)[kept[name]])
-            changed.append(name)
+    with whole_or_not_at_all(pruned):
+        for name, layer in layers.items():
+            read = reading_of(groups, name)
+            left = channels_left(layer, pruned.get_submodule(name), read, name)
+            if name not in between or name not in told:
+                skipped[name] = "not reached, or with inputs of several shapes"
+            elif left is None:
+                skipped[name] = "which of its inputs were removed cannot be told"
+            elif any(_is_lost(group, name, between[name], told[name]) for group in read):
+                skipped[name] = (
+                    f"{between[name].obstacle} lies before it, and no batch norm tells where on it the values lie"
+                )
+            else:
+                to_left = torch.zeros(len(told[name].known), len(left), dtype=torch.float64)
+                offset = torch.zeros_like(told[name].means)
+                place_of = {channel: place for place, channel in enumerate(left)}
+                for group in read:
+                    found = _partners(group, groups[group], name, between[name], told[name])
+                    for j, i, share, is_copy in zip(group.removed, *(column.tolist() for column in found), strict=True):
+                        copies = group.inputs[name][[j, i]]
+                        to_left[copies[0], [place_of[channel] for channel in copies[1].tolist()]] += share
+                        if not is_copy:
+                            unsaid = _unsaid(groups[group], between[name], told[name], copies, (j, i), share)
+                            offset[:, copies[0]] = unsaid
+                add_rows(pruned.get_submodule(name), mapped_rows(layer, kept[name], left, to_left))
+                place = place_of_bias(pruned, name, sequels[name])
+                if not isinstance(place, str):
+                    add_bias(place, mean_response(layer, offset)[kept[name]])
+                changed.append(name)
     return RepairReport("merge", tuple(map(RepairedLayer, changed)), skipped)
 
 

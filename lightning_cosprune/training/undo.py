@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from lightning_cosprune.network.rollback import Snapshot
+from lightning_cosprune.network.rollback import whole_or_not_at_all
 from lightning_cosprune.surgery.optim import Bindings
 
 __all__ = ["as_before_on_failure"]
@@ -24,16 +23,10 @@ def as_before_on_failure(network: nn.Module, optimizers: Sequence[Optimizer] = (
     Yields:
         Nothing.
     """
-    before = Snapshot(network)
-    # The cut makes new tensors, a repair writes into those that are there.
-    contents = [(tensor, tensor.detach().clone()) for tensor in (*network.parameters(), *network.buffers())]
     bound = Bindings(optimizers)
     try:
-        yield
+        with whole_or_not_at_all(network):
+            yield
     except BaseException:
-        before.restore()
-        with torch.no_grad():
-            for tensor, content in contents:
-                tensor.copy_(content)
         bound.restore()
         raise

@@ -28,6 +28,7 @@ from lightning_cosprune.data.features.build_store import build_store
 from lightning_cosprune.data.features.extraction import LogMelExtractor
 from lightning_cosprune.data.features.fingerprint import ContentHashes
 from lightning_cosprune.data.features.store import FeatureStore, band_moments, open_store
+from lightning_cosprune.data.spelling import alike_on_disk
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -300,7 +301,7 @@ def _states(
                 "to enter their folders, or move away what is in their place."
             )
         raise FileNotFoundError(
-            f"{where}, found no such file; "
+            f"{where}, found no such file{alike_on_disk(paths[split][row])}; "
             f"{len(missing)} of the {sum(map(len, paths.values()))} files of this fold are missing. Unpack the missing "
             "archive or take the rows out."
         )

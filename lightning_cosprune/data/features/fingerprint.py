@@ -9,7 +9,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from filelock import FileLock
 from tqdm.auto import tqdm
+
+from lightning_cosprune.data.disk import written_beside
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,13 +75,8 @@ class ContentHashes:
     def remember(self) -> None:
         """Write what was learned, beside and then renamed: another process's is replaced as a whole, never mixed."""
         if self._changed:
-            beside = self.memory.with_name(f"{self.memory.name}.{os.getpid()}")
-            try:
-                beside.write_text(json.dumps(self._known), encoding="utf-8")
-                beside.replace(self.memory)
-            except BaseException:
-                beside.unlink(missing_ok=True)
-                raise
+            with FileLock(self.memory.with_name(f"{self.memory.name}.lock")), written_beside(self.memory) as file:
+                file.write(json.dumps(self._known).encode())
             self._changed = False
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
+from lightning_cosprune.data.disk import check_readable
 from lightning_cosprune.data.fold import Fold
 from lightning_cosprune.data.scenes import DCASEScenes
 from lightning_cosprune.data.sets.archives import Archive
@@ -63,6 +64,7 @@ class PublishedScenes(DCASEScenes):
         return there.issuperset(names)
 
     def _read_fold(self) -> Fold:
+        check_readable(self.root, self._owner)
         if not (self.root / self.landmark).exists():
             raise FileNotFoundError(
                 f"{self._owner}: expected {self.set_name} there, found no {self.landmark}. Write `download=True` and "
