@@ -71,15 +71,9 @@ def check_networks(pruned: nn.Module, dense: nn.Module, caller: str) -> None:
 
     Raises:
         TypeError: One of them is no network.
-        ValueError: They are one and the same.
     """
     check_model(pruned, caller, "pruned")
     check_model(dense, caller, "dense")
-    if pruned is dense:
-        raise ValueError(
-            f"`{caller}(pruned=..., dense=...)`: expected the network before the cut in `dense`, found the same object "
-            "twice. Keep a copy of the network before pruning it: `copy.deepcopy(model)`."
-        )
 
 
 def _told_from_weights(pruned: nn.Module, dense: nn.Module) -> list[int]:

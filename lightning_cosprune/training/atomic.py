@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from lightning_cosprune.data.disk import telling_full_disk, written_beside
+from lightning_cosprune.network.rollback import uninterrupted
 
 __all__ = ["AtomicCheckpointIO"]
 
@@ -29,7 +30,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
-        """Write ``checkpoint`` to a local ``path``; any other is left to Lightning.
+        """Write ``checkpoint`` to a local ``path``; any other is left to Lightning. Ctrl-C waits until it is written.
 
         Raises:
             OSError: The disk is full; what was at ``path`` is still there.
@@ -40,5 +41,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         target = Path(path)
         with telling_full_disk(target.parent, f"Checkpoint {target.name}", again="older checkpoints are untouched"):
             target.parent.mkdir(parents=True, exist_ok=True)
-            with written_beside(target) as file:
+            # PyTorch's writer ends the whole process where an interrupt meets it.
+            with uninterrupted(), written_beside(target) as file:
                 torch.save(checkpoint, file)

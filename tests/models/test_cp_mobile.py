@@ -97,7 +97,7 @@ def test_the_callback_prunes_and_repairs_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"base_channels": 0}, r"`CPMobile\(base_channels=0\)`: expected positive numbers"),
+        ({"base_channels": 0}, r"`CPMobile\(base_channels=0\)`: expected a whole number from 1"),
         ({"num_blocks": (3, 0, 1)}, r"`CPMobile\(num_blocks=\(3, 0, 1\)\)`"),
         ({"strides": {"b9": (2, 2)}}, r"expected names of blocks, b1, b2, b3, b4, b5, b6, found 'b9'"),
         ({"num_classes": 0}, r"num_classes=0"),

@@ -40,7 +40,7 @@ def test_both_networks_are_left_as_they_were(backend):
 
 
 def test_a_network_is_timed_in_its_own_format_threads_mode_and_without_gradients():
-    seen = []
+    seen = []  # the first call only finds out whether it runs
 
     class Spy(nn.Conv2d):
         def forward(self, x):
@@ -58,10 +58,10 @@ def test_a_network_is_timed_in_its_own_format_threads_mode_and_without_gradients
     inputs = torch.randn(1, 3, 8, 8)
     threads = torch.get_num_threads()
     measure_latency(Spy(3, 4, 3), inputs, backend="channels_last", seconds=0.01)
-    assert set(seen) == {(True, True, 1, False, False)}
+    assert set(seen[1:]) == {(True, True, 1, False, False)}
     seen.clear()
     measure_latency(Spy(3, 4, 3), inputs, threads=2, seconds=0.01)
-    assert set(seen) == {(False, False, 2, False, False)}
+    assert set(seen[1:]) == {(False, False, 2, False, False)}
     assert torch.get_num_threads() == threads
 
 

@@ -65,10 +65,10 @@ def test_each_acts_in_training_only_by_the_seed_and_on_a_copy(number: int, tmp_p
     [
         (lambda folder: Mixup(alpha=0), r"Mixup\(alpha=0\).*positive"),
         (lambda folder: FreqMixStyle(p=1.5), r"FreqMixStyle\(p=1.5\).*\[0, 1\]"),
-        (lambda folder: FrequencyMask(0), r"FrequencyMask\(max_width=0\).*positive whole"),
+        (lambda folder: FrequencyMask(0), r"FrequencyMask\(max_width=0\).*whole number of at least 1"),
         (lambda folder: TimeMask(3, num_masks=0), r"TimeMask\(num_masks=0\)"),
         (lambda folder: TimeMask(30).train()(features()), r"TimeMask\(max_width=30\).*less than the 30"),
-        (lambda folder: TimeRoll(0), r"TimeRoll\(max_fraction=0\).*write 0.1"),
+        (lambda folder: TimeRoll(0), r"TimeRoll\(max_fraction=0\).*a tenth of it is 0.1"),
         (lambda folder: TimeRoll(domain="sound"), r"TimeRoll\(domain='sound'\)"),
         (lambda folder: DeviceImpulseResponse(folder), r"DeviceImpulseResponse\(folder=.*found none.*MicIRP"),
         (
