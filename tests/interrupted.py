@@ -48,8 +48,6 @@ class Watch:
 
 
 def ctrl_c() -> None:
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as where the tests run in the background
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.raise_signal(signal.SIGINT)
 
 

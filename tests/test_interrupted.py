@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import http.server
 import shutil
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -50,6 +52,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("home")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_is_heard() -> Iterator[None]:
+    """Where the tests run in the background, it is not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +214,7 @@ REPAIRS: dict[str, Callable[[nn.Module, nn.Module, Any], object]] = {
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # one that met a generator's end
 @pytest.mark.parametrize("name", REPAIRS)
 def test_an_interrupt_at_drawn_moments_leaves_the_network_as_it_was(name: str) -> None:
     def prepared() -> tuple[nn.Module, nn.Module, Any]:
@@ -216,20 +227,27 @@ def test_an_interrupt_at_drawn_moments_leaves_the_network_as_it_was(name: str) -
     whole, given = prepared(), prepared()
     repair(*whole)
     before = [copy.deepcopy(dict(one.state_dict())) for one in given[:2]]
+    after = [dict(one.state_dict()) for one in whole[:2]]
     stops = 0
     for moment in moments:
-        try:
-            with Watch(moment, ctrl_c):
-                repair(*given)
-        except KeyboardInterrupt:
-            stops += 1
-        if moment >= moments[-2]:  # it may have done its work
-            given = prepared()
-        for one, state in zip(given[:2], before, strict=True):
+        with contextlib.suppress(KeyboardInterrupt), Watch(moment, ctrl_c):
+            repair(*given)
+            stops -= 1
+        stops += 1
+        done = not is_same(given, before)
+        for one, state in zip(given[:2], after if done else before, strict=True):
             assert_same(dict(one.state_dict()), state)
             assert one.training
             assert not any(module._forward_hooks for module in one.modules())
-    assert stops > 10
+        given = prepared() if done else given
+    assert stops >= len(moments) - 3
     repair(*given)
-    for one, other in zip(given[:2], whole[:2], strict=True):
-        assert_same(dict(one.state_dict()), dict(other.state_dict()))
+    assert is_same(given, after)
+
+
+def is_same(networks: tuple[Any, ...], states: list[dict[str, Any]]) -> bool:
+    try:
+        assert_same([dict(one.state_dict()) for one in networks[:2]], states)
+    except AssertionError:
+        return False
+    return True

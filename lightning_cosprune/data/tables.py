@@ -178,12 +178,11 @@ class SceneFolder:
         if wrong.any():
             row = rows[wrong].iloc[0]
             found = scene[wrong].iloc[0]
-            hint = alike(row["filename"], train["filename"])
+            there = f"not there{alike(row['filename'], train['filename'])}" if pd.isna(found) else f"as {found}"
             raise ValueError(
                 f"{self.owner}: expected every file of {self._short(place)} in training, with the same scene, found "
                 f"{row['filename']!r} ({row['scene_label']}, line {row['line']}) "
-                f"{f'not there{hint}' if pd.isna(found) else f'as {found}'}, and {int(wrong.sum()) - 1} more. Take both "
-                "from the same data set."
+                f"{there}, and {int(wrong.sum()) - 1} more. Take both from the same data set."
             )
         return train["filename"].isin(rows["filename"]).to_numpy(dtype=bool)
 

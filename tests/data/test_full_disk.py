@@ -94,6 +94,15 @@ def run():
     write_submission(folder / "new.csv", names, torch.full((9000, 2), 0.5), ["bus", "tram"])
 """,
     ),
+    "report": (
+        "8k",
+        "Report report.html: expected room for ",
+        """
+from lightning_cosprune import RunRecord, write_report
+def run():
+    write_report(folder / "report.html", RunRecord(notes=("word " * 4000,)))
+""",
+    ),
     "checkpoint": (
         "500k",
         "Checkpoint last.ckpt: expected room in ",

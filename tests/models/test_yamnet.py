@@ -77,7 +77,9 @@ def _literal(network: YAMNet, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("widths", [(), WIDTHS[1:], (*WIDTHS[1:], 0)])
 def test_wrong_widths_are_refused(widths: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=rf"YAMNet\(widths=.*expected 14 positive.*found {0 if 0 in widths else len(widths)}"):
+    with pytest.raises(
+        ValueError, match=rf"YAMNet\(widths=.*expected 14 positive.*found {0 if 0 in widths else len(widths)}"
+    ):
         YAMNet(widths=widths)
 
 

@@ -228,6 +228,7 @@ BEHIND: dict[str, dict[str, list[str]]] = {
             "test_callback.py::test_a_rule_of_ones_own",
             "training/test_checkpoint.py::test_a_dense_run_is_pruned_before_it_trains_on",
             "training/test_repair.py::test_what_stops_within_a_repair_leaves_all_as_it_was",
+            "test_interrupted.py::test_an_interrupt_at_drawn_moments_leaves_the_network_as_it_was",
         ],
         "1. decide": [
             "test_callback.py::test_looking_at_a_batch_does_not_change_the_training_data",
@@ -389,10 +390,13 @@ BEHIND: dict[str, dict[str, list[str]]] = {
         ],
         "killed with SIGKILL while training, pruning, repairing or writing": [
             "recipes/test_crash.py::test_a_run_that_is_killed_twice_ends_as_the_undisturbed_one",
+            "test_interrupted.py::test_nothing_is_lost_and_a_rerun_ends_byte_equal",
+            "test_interrupted.py::test_a_pruned_checkpoint_that_was_interrupted_still_loads",
         ],
         "interrupted from the keyboard, or failed, within a prune or repair": [
             "surgery/test_apply.py::test_an_interrupt_at_any_moment_leaves_all_as_it_was",
             "training/test_repair.py::test_what_stops_within_a_repair_leaves_all_as_it_was",
+            "test_interrupted.py::test_an_interrupt_at_drawn_moments_leaves_the_network_as_it_was",
         ],
         '`ckpt_path="best"`, `"last"`, a path, in `fit`, `test`, `validate`, `predict`': [
             "training/test_checkpoint.py::test_last_and_best_after_the_fit",
