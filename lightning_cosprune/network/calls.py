@@ -36,8 +36,8 @@ class Calls:
 
     def why_untraced(self, layer: nn.Module) -> str:
         """Why no output of the network is known to depend on ``layer``."""
-        if layer in self._layers:
-            return "no gradient leads to it from the network's outputs, as where it is called under `torch.no_grad()`"
+        if layer in self._layers and not self._layers[layer]:
+            return "called without gradients, as under `torch.no_grad()`, so that who reads it cannot be told"
         return "not reached by the example input's forward pass"
 
     def read_by_sealed(self, layer: nn.Module, names: Mapping[nn.Module, str]) -> str | None:

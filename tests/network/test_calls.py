@@ -83,7 +83,7 @@ class WithoutGradients(nn.Module):
 
 def test_layers_under_no_grad_are_told_apart_from_layers_that_are_not_called() -> None:
     report = pruned(WithoutGradients())
-    under = "no gradient leads to it from the network's outputs, as where it is called under `torch.no_grad()`"
+    under = "called without gradients, as under `torch.no_grad()`, so that who reads it cannot be told"
     assert report.skipped == {
         "first": under,
         "second": under,

@@ -1,6 +1,6 @@
 import copy
 from collections.abc import Sequence
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from zoo import CASES, SPECTROGRAM, Case, conv, conv_bn
 from lightning_cosprune import PruningPlan, apply_plan, plan_pruning
 from lightning_cosprune.network.layers import prunable_layers
 from lightning_cosprune.repair.kept import kept_filters, readers_of_removed
-from lightning_cosprune.surgery.report import PruningReport
+from lightning_cosprune.surgery.report import LayerReport, PruningReport
 
 PRUNED = [case for case in CASES if case.pruned]
 
@@ -111,8 +111,8 @@ def test_a_network_without_the_layer_is_refused() -> None:
 
 def test_a_report_of_another_cut_is_refused() -> None:
     model = nn.Sequential(conv(1, 6), nn.ReLU(), conv(6, 4))
-    dense, _ = cut(model, PruningPlan({"0": [1, 4]}, {"0": 6}))
-    other: Any = SimpleNamespace(layers=[SimpleNamespace(name="0", pruned_idxs=(1,))])
+    dense, report = cut(model, PruningPlan({"0": [1, 4]}, {"0": 6}))
+    other = replace(report, layers=(LayerReport("0", 6, 5, (1,)),))
     with pytest.raises(ValueError, match="expected layer '0' to have 4 of the dense network's 6 filters, found 5"):
         kept_filters(model, dense, other, "f")
 

@@ -40,7 +40,7 @@ def test_the_case_study() -> None:
     assert kg == pytest.approx(5.184)
     assert round(car_miles(kg)) == 13
     assert energy_of_inferences(0.0036, 100, 1e6) == pytest.approx(0.1)
-    with pytest.raises(ValueError, match=r"`emissions_of\(hours=-1\)`: expected a number of at least 0"):
+    with pytest.raises(ValueError, match=r"`emissions_of\(hours=-1\)`: expected a finite number of at least 0"):
         emissions_of(250, -1, 0.4)
 
 
