@@ -28,7 +28,10 @@ from lightning_cosprune.ranking.unsaid import unsaid
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-__all__ = ["ErrorCurve", "allowed_widths", "first_to_go", "response_curves", "similarity_curve"]
+__all__ = ["RELIEF", "ErrorCurve", "allowed_widths", "first_to_go", "response_curves", "similarity_curve"]
+
+RELIEF = 0.3
+"""How much each later group that is re-solved relieves an error; measured in recipes/budget."""
 
 _MEASURED = 10
 """Widths at which an error is measured; between them it is interpolated."""
@@ -121,12 +124,17 @@ def response_curves(
     ranked: Callable[[ChannelGroup], Tensor] | None = None,
     *,
     by_output: bool = True,
+    relief: float = 0.0,
 ) -> dict[ChannelGroup, ErrorCurve]:
     """What the layers that read the filters cannot say any more, on data that they were not fitted to.
 
     The samples fall into four parts, or two where there are fewer than eight; each part is held out once. What a layer
     computes says little of how much the network needs it, so the curve is scaled to the error of the network's outputs,
     which is measured at three widths with the removed channels guessed from the kept ones, on a part held out.
+
+    That is what one cut does to a network that is whole behind it. Where all layers are cut and re-solved, each later
+    one is fitted to what the dense network computed and takes back part of the errors that reach it. With ``relief`` an
+    error that :math:`k` later groups follow is divided by :math:`1 + r k`.
 
     Args:
         model: The network; left as it was found.
@@ -135,6 +143,7 @@ def response_curves(
         calibration: Inputs, one entry a forward pass; labels are not looked at.
         ranked: The order in which a group's filters go; that of criterion ``"response"`` where ``None``.
         by_output: Scale to the error of the network's outputs. Otherwise the errors are those of the layers alone.
+        relief: :math:`r`; 0 for each group cut by itself, :data:`RELIEF` for all of them together.
 
     Returns:
         The curves; a group that no layer reads which the data reach has none.
@@ -162,6 +171,12 @@ def response_curves(
         name: [pooled(held[group] for held in of_parts[min(1, parts - 1) :]) for group in range(len(of_parts[0]))]
         for name, of_parts in moments.items()
     }
+    called = {name: place for place, name in enumerate(moments)}  # in the order of the forward pass
+    first_read = {
+        group: min(called[name] for name in read if name in called)
+        for group, read in readers.items()
+        if any(name in called for name in read)
+    }
     curves = {}
     for group in tqdm(widths, desc="Measuring error curves", unit="layer", delay=2, leave=False):
         readings = readings_of(model, readers[group], whole)
@@ -184,6 +199,7 @@ def response_curves(
                 return effects.error(readers[group], others, gone)
 
             errors = _scaled(options, errors, at)
+        errors = errors / (1 + relief * sum(place > first_read[group] for place in first_read.values()))
         curves[group] = ErrorCurve(order, options, _falling(errors), "response")
     return curves
 

@@ -32,7 +32,6 @@ def choose_widths(
     errors: Sequence[Float[np.ndarray, " widths"]],
     costs: Costs,
     limits: Mapping[str, float],
-    trust: float = 1.0,
 ) -> Int[np.ndarray, " groups"] | None:
     r"""The widths of least error among those that meet every limit.
 
@@ -44,32 +43,24 @@ def choose_widths(
 
     As the family is the same for all limits, a tighter limit never gives a network that costs more of what is limited.
 
-    Curves are measured one group at a time. What they cannot see is how errors add up behind many groups that are cut,
-    and that many channels average out the errors of what they read. With ``trust`` below one the family is that of the
-    paths alone, each state drawn towards the same part of every group at the same cost, in logarithms, and chosen by
-    the error that the state had before:
-
-    .. math:: \log w = \tau \log w_{path} + (1 - \tau) \log w_{uniform}
-
     Args:
         options: For each group the widths that may be chosen, ascending.
         errors: For each group the error at each of them.
         costs: What widths cost.
         limits: Name of a cost -> the most it may be.
-        trust: How far the curves are trusted, from 1 down to 0, which is the same part of each group.
 
     Returns:
         The width of each group; ``None`` where not even the least widths meet the limits.
     """
-    search = _Search(options, errors, costs, sorted(limits), trust)
+    search = _Search(options, errors, costs, sorted(limits))
     bounds = np.array([limits[name] for name in sorted(limits)])
     best: tuple[float, float, tuple[int, ...]] | None = None
-    for places, errors_of in search.candidates():
+    for places in search.candidates():
         spent = search.costs_of(places)
         fits = (spent <= bounds).all(axis=1)
         if not fits.any():
             continue
-        error, total = errors_of[fits], (spent[fits] / search.dense).sum(axis=1)
+        error, total = search.error_of(places[fits]), (spent[fits] / search.dense).sum(axis=1)
         first = np.lexsort((total, error))[0]
         found = (float(error[first]), float(total[first]), tuple(places[fits][first].tolist()))
         best = found if best is None or found < best else best
@@ -85,14 +76,13 @@ class _Search:
         errors: Sequence[np.ndarray],
         costs: Costs,
         names: Sequence[str],
-        trust: float,
     ) -> None:
         self.groups = len(options)
         longest = max(map(len, options))
         self.last = np.array([len(widths) - 1 for widths in options])
         self._options = np.stack([np.pad(widths, (0, longest - len(widths)), "edge") for widths in options])
         self._errors = np.stack([np.pad(of_group, (0, longest - len(of_group)), "edge") for of_group in errors])
-        self._costs, self._names, self._trust = costs, list(names), trust
+        self._costs, self._names = costs, list(names)
         self.dense = self.costs_of(self.last[None])[0]
 
     def widths_of(self, places: np.ndarray) -> np.ndarray:
@@ -107,32 +97,17 @@ class _Search:
         found = self._costs(self.widths_of(places))
         return np.stack([found[name] for name in self._names], axis=1)
 
-    def candidates(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """States worth a look, in parcels, and the errors that they are chosen by."""
+    def candidates(self) -> Iterator[np.ndarray]:
+        """States worth a look, in parcels."""
         sizes = tuple((self.last + 1).tolist())
         if math.prod(sizes) <= _EXACT:
             grid = np.indices(sizes).reshape(self.groups, -1).T
-            for places in np.array_split(grid, max(1, len(grid) // 20_000)):
-                yield places, self.error_of(places)
+            yield from np.array_split(grid, max(1, len(grid) // 20_000))
             return
-        if self._trust == 1:
-            for places in (self._uniform(), self._common_error()):
-                yield places, self.error_of(places)
+        yield self._uniform()
+        yield self._common_error()
         for mixture in _mixtures(len(self._names)):
-            price = mixture / self.dense
-            path = self._path(price)
-            yield path if self._trust == 1 else self._drawn_to_uniform(path, price), self.error_of(path)
-
-    def _drawn_to_uniform(self, states: np.ndarray, price: np.ndarray) -> np.ndarray:
-        """Each state, its widths drawn towards the same part of each group at no higher price."""
-        uniform = self._uniform()
-        prices = self.costs_of(uniform) @ price
-        rank = np.searchsorted(prices, self.costs_of(states) @ price, side="right") - 1
-        logs = [np.log(self.widths_of(places)) for places in (states, uniform[rank.clip(0)])]
-        wanted = np.exp(self._trust * logs[0] + (1 - self._trust) * logs[1])
-        nearest: np.ndarray = np.abs(self._options[None] - wanted[:, :, None]).argmin(axis=2)
-        # What is padded repeats the last option, which argmin finds first.
-        return nearest
+            yield self._path(mixture / self.dense)
 
     def _uniform(self) -> np.ndarray:
         shares = np.linspace(0, 1, 4 * self._options.shape[1])[:, None]

@@ -16,6 +16,7 @@ from lightning_cosprune.network.latency import FAST_BLOCK
 from lightning_cosprune.planning.budget import DTYPES, Budget
 from lightning_cosprune.planning.costs import CostModel, count_costs
 from lightning_cosprune.planning.curves import (
+    RELIEF,
     ErrorCurve,
     allowed_widths,
     first_to_go,
@@ -29,16 +30,13 @@ from lightning_cosprune.planning.speed import Stopwatch
 from lightning_cosprune.planning.widths import Costs, choose_widths
 from lightning_cosprune.surgery.report import PruningReport
 
-__all__ = ["TRUST", "UNREAD", "kept_whole", "plan_within"]
+__all__ = ["UNREAD", "kept_whole", "plan_within"]
 
 _KEPT = "the budget is met without it: the filters of other layers save more for less error"
 _MET = "the network meets the budget as it is"
 UNREAD = "no convolution or linear layer that the calibration data reach reads its filters"
 _SINGLE = "too few filters to remove one"
 _ATTEMPTS = 5
-TRUST = 0.5
-"""In error curves, as far as errors that add up behind several cuts are concerned; measured in recipes/budget."""
-
 _SHOWN = {"macs": "MACs", "params": "parameters", "bytes": "bytes"}
 
 
@@ -160,7 +158,8 @@ class _Planner:
                 for group, options in widths.items()
             }
             return
-        self.curves = response_curves(self.model, self.inputs, widths, calibration, None if by_response else order)
+        ranked = None if by_response else order
+        self.curves = response_curves(self.model, self.inputs, widths, calibration, ranked, relief=RELIEF)
         self.leave_out([group for group in self.groups if group not in self.curves], UNREAD)
 
 
@@ -213,7 +212,6 @@ def plan_within(
             [curves[group].errors for group in groups],
             costs,
             aims,
-            trust=TRUST,
         )
         assert chosen is not None, "the least widths meet the limits"
         pruned = {

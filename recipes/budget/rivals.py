@@ -13,10 +13,9 @@ from lightning_cosprune import PruningPlan, apply_plan, measure_complexity, meas
 from lightning_cosprune import refit_least_squares as least_squares
 from lightning_cosprune.network.channels import ChannelGroup, channel_groups
 from lightning_cosprune.planning.costs import CostModel
-from lightning_cosprune.planning.curves import ErrorCurve, allowed_widths, first_to_go, response_curves
+from lightning_cosprune.planning.curves import RELIEF, ErrorCurve, allowed_widths, first_to_go, response_curves
 from lightning_cosprune.planning.rehearsal import as_plan
 from lightning_cosprune.planning.widths import choose_widths
-from lightning_cosprune.planning.within import TRUST
 
 CHOICES = ("uniform", "common error", "ours", "ours, 3 steps")
 
@@ -72,7 +71,7 @@ class Rivals:
         if choice == "ours":
             # As plan_pruning does from here on, but that curves are measured once for all budgets.
             options, errors = zip(*((curve.widths, curve.errors) for curve in curves.values()), strict=True)
-            found = choose_widths(options, errors, costs, {cost: limit}, TRUST)
+            found = choose_widths(options, errors, costs, {cost: limit})
             assert found is not None
             widths = found.tolist()
         else:
@@ -100,7 +99,14 @@ class Rivals:
                 group: allowed_widths(group, 1, 1) if by_output else allowed_widths(group, 1, 1, options=group.filters)
                 for group in groups
             }
-            curves = response_curves(self.dense, self.example, widths, self.calibration, by_output=by_output)
+            curves = response_curves(
+                self.dense,
+                self.example,
+                widths,
+                self.calibration,
+                by_output=by_output,
+                relief=RELIEF if by_output else 0.0,
+            )
             self._curves[by_output] = curves, time.process_time() - start
         return self._curves[by_output]
 

@@ -117,37 +117,6 @@ def test_the_search_is_near_the_best_and_not_behind_its_rivals(share, monkeypatc
     assert max(behind) < 0.25
 
 
-@pytest.mark.parametrize("trust", [0.0, 0.5, 0.9])
-@given(problem=problems(most=30), one=st.floats(0.1, 1), other=st.floats(0.1, 1))
-@settings(max_examples=30, deadline=None)
-def test_less_trust_in_the_curves_keeps_limits_and_their_order(trust, problem, one, other):
-    options, errors, costs = problem
-    dense = costs(np.array([widths[-1] for widths in options]))["params"][0]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_EXACT", 0)
-        tight, loose = (
-            choose_widths(options, errors, costs, {"params": share * dense}, trust=trust)
-            for share in sorted((one, other))
-        )
-    if tight is not None:
-        spent = [costs(found)["params"][0] for found in (tight, loose)]
-        assert spent[0] <= spent[1] <= max(one, other) * dense
-
-
-def test_half_the_trust_is_the_geometric_mean_with_uniform_widths():
-    options = [np.arange(1, 401)] * 3
-    steep = np.append(np.exp(-np.arange(1, 400) / 30), 0.0)
-    errors, costs = [steep, 0.01 * steep, 0.01 * steep], Chain(None, np.ones(4))
-    limit = 0.3 * costs(np.full(3, 400))["params"][0]
-    by_curves, half, uniform = (
-        choose_widths(options, errors, costs, {"params": limit}, trust) for trust in (1, 0.5, 0)
-    )
-    assert by_curves[0] > 1.2 * by_curves[1]
-    assert np.ptp(uniform) <= 2
-    assert half == pytest.approx(np.sqrt(by_curves * uniform), rel=0.05)
-    assert costs(half)["params"][0] > 0.98 * limit
-
-
 def test_an_error_that_falls_in_a_step_is_jumped_over():
     """Ten filters fewer of the first layer cost no more than one: the next step alone would look dear."""
     options = [np.arange(1, 33), np.arange(1, 33)]
