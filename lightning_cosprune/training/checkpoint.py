@@ -174,7 +174,8 @@ def _restore(module: LightningModule, checkpoint: dict[str, Any]) -> None:
 def _read(checkpoint: Any) -> Mapping[str, Any]:
     try:
         found = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except OSError as error:
+    # A file that was cut short makes PyTorch seek before its start, which is an OSError of another kind.
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         found = "a folder" if isinstance(error, IsADirectoryError) else error.strerror or "no such file"
         raise type(error)(
             f"`load_pruned(checkpoint={_shown(checkpoint)})`: expected a file that can be read, found {found}. "
