@@ -7,7 +7,7 @@ import math
 import numbers
 import operator
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -154,14 +154,7 @@ def names_in(value: Any, subject: str, expected: str) -> tuple[str, ...]:
     Returns:
         The strings.
     """
-    entries = _entries(value)
-    wrong = [value] if entries is None else [name for name in entries if not isinstance(name, str)]
-    if wrong or entries is None:
-        raise TypeError(
-            f"{subject.format(_shown(value))}: expected {expected}, found {_kind(wrong[0])}, {_shown(wrong[0])}. Write "
-            "a list of strings."
-        )
-    return tuple(entries)
+    return _each(value, lambda name: isinstance(name, str), subject, expected, "Write a list of strings.")
 
 
 def real_numbers(value: Any, subject: str, expected: str) -> tuple[float, ...]:
@@ -173,14 +166,8 @@ def real_numbers(value: Any, subject: str, expected: str) -> tuple[float, ...]:
     Returns:
         The numbers.
     """
-    entries = _entries(value)
-    wrong = [value] if entries is None else [entry for entry in entries if as_real(entry) is None]
-    if wrong or entries is None:
-        raise TypeError(
-            f"{subject.format(_shown(value))}: expected {expected}, found {_kind(wrong[0])}, {_shown(wrong[0])}. Write "
-            "a tuple of numbers, without quotes."
-        )
-    return tuple(entries)
+    instead = "Write a tuple of numbers, without quotes."
+    return _each(value, lambda entry: as_real(entry) is not None, subject, expected, instead)
 
 
 def all_of(value: Any, kind: type, subject: str) -> None:
@@ -189,13 +176,8 @@ def all_of(value: Any, kind: type, subject: str) -> None:
     Raises:
         TypeError: With what was found.
     """
-    entries = _entries(value)
-    wrong = [value] if entries is None else [entry for entry in entries if not isinstance(entry, kind)]
-    if wrong:
-        raise TypeError(
-            f"{subject.format(_shown(value))}: expected a list of `{kind.__name__}`, found {_kind(wrong[0])}, "
-            f"{_shown(wrong[0])}. Write [...] around a single one."
-        )
+    expected, instead = f"a list of `{kind.__name__}`", "Write [...] around a single one."
+    _each(value, lambda entry: isinstance(entry, kind), subject, expected, instead)
 
 
 def path_of(value: Any, subject: str, expected: str) -> Path:
@@ -276,6 +258,16 @@ def read_json(text: Any, subject: str, source: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{subject.format(_shown(text))}: expected a JSON object, found {_kind(found)}. {source}")
     return found
+
+
+def _each(value: Any, is_good: Callable[[Any], bool], subject: str, expected: str, instead: str) -> tuple[Any, ...]:
+    """The entries of a sequence, all of them good."""
+    entries = _entries(value)
+    wrong = [value] if entries is None else [entry for entry in entries if not is_good(entry)]
+    if wrong or entries is None:
+        found = f"{_kind(wrong[0])}, {_shown(wrong[0])}"
+        raise TypeError(f"{subject.format(_shown(value))}: expected {expected}, found {found}. {instead}")
+    return tuple(entries)
 
 
 def _entries(value: Any) -> list[Any] | None:

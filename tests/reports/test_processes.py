@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from processes import launch
 
 from lightning_cosprune import RunRecord
 
@@ -19,27 +18,7 @@ pytest.importorskip("codecarbon")
 
 @pytest.mark.slow
 def test_only_the_first_process_reports(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    tests = Path(__file__).parents[1]
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "LOCAL_RANK", "NODE_"))},
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}",
-        "GLOO_SOCKET_IFNAME": "lo",
-        "WANDB_ERROR_REPORTING": "false",
-    }
-    run = subprocess.run(
-        [sys.executable, str(tests / "ddp_report.py"), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-        timeout=240,
-        env=environment,
-    )
+    run = launch("ddp_report.py", tmp_path, timeout=240, WANDB_ERROR_REPORTING="false")
     assert run.returncode == 0, run.stderr[-3000:]
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "counts-0-True",

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import copy
-import os
 import pickle
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +16,7 @@ from asserts import assert_optimizers_hold
 from fits import UsersModule, fit, loader, trainer_for
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
+from processes import launch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -436,19 +433,7 @@ def test_divergence_by_hand() -> None:
 @pytest.mark.slow
 def test_two_processes_learn_as_one_with_their_batches_together(tmp_path: Path) -> None:
     """Also where one of them was given another teacher: the first one's counts."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    tests = Path(__file__).parents[1]
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "LOCAL_RANK", "NODE_"))},
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}",
-        "GLOO_SOCKET_IFNAME": "lo",
-    }
-    command = [sys.executable, str(tests / "ddp_distillation.py"), str(tmp_path)]
-    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=150, env=environment)
+    run = launch("ddp_distillation.py", tmp_path)
     assert run.returncode == 0, run.stderr
     two = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert_equal(*two)

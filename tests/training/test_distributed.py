@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import lightning.pytorch as pl
+import processes
 import pytest
 import torch
 from asserts import assert_same
@@ -23,19 +21,7 @@ PRUNED = {"pruning": {"pruning_ratio": 0.5, "at_epoch": [0, 1]}}
 
 
 def launch(folder: Path, **options: object) -> subprocess.CompletedProcess[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    tests = Path(__file__).parents[1]
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "LOCAL_RANK", "NODE_"))},
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}",
-        "GLOO_SOCKET_IFNAME": "lo",
-    }
-    command = [sys.executable, str(tests / "ddp_run.py"), str(folder), json.dumps(options)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=150, env=environment)
+    return processes.launch("ddp_run.py", folder, json.dumps(options))
 
 
 def ends(folder: Path, rank: int) -> dict:
