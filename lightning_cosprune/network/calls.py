@@ -46,6 +46,8 @@ class Calls:
         Returns:
             A reason to keep all filters; ``None`` where there is no such part.
         """
+        if not self._sealed:
+            return None
         own = self._layers.get(layer, set())
         others = set().union(*self._layers.values()) - own
         for part, inputs in self._sealed.items():
