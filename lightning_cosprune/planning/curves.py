@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["RELIEF", "ErrorCurve", "allowed_widths", "first_to_go", "response_curves", "similarity_curve"]
 
 RELIEF = 0.3
-"""How much each later group that is re-solved relieves an error; 0.2 and 0.5 were tried, see recipes/budget/README.md."""
+"""How much each later group that is re-solved relieves an error; recipes/budget/README.md has what was tried."""
 
 _MEASURED = 10
 """Widths at which an error is measured; between them it is interpolated."""
