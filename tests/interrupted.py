@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
@@ -13,10 +14,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
+
 # What happens in these files counts: the package, and what it writes files with.
 WATCHED = ("lightning_cosprune", "pathlib", "shutil", "zipfile", "tempfile", "serialization")
 KINDS = ("kill", "ctrl-c")
 INTERRUPTED = 130
+SECONDS = 120
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["lightning_cosprune.data", "lightning_cosprune.reports.page", "librosa", "lightning"])
 
 
 class Watch:
@@ -65,24 +71,37 @@ def drawn_moments(work: Callable[[], object], count: int, seed: int) -> Iterator
 
 
 def stopped(work: Callable[[], object], moment: int, kind: str) -> bool:
-    """Do ``work`` in a child and stop it there; whether it was stopped before its end."""
-    child = os.fork()
-    if not child:
-        code = 1
-        try:
-            act = ctrl_c if kind == "ctrl-c" else lambda: os.kill(os.getpid(), signal.SIGKILL)
-            with Watch(moment, act, threads=kind == "kill"):
-                work()
-            code = 0
-        except KeyboardInterrupt:
-            code = INTERRUPTED
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert code in (0, INTERRUPTED, -signal.SIGKILL)
-    return code != 0
+    """Do ``work``, which must be picklable, in a process of its own and stop it there; whether that was before its end.
+
+    The process comes from one that has imported what is needed and done nothing else: a child of this one would have
+    the thread pools of what ran here before, without their threads, and can wait for them for ever.
+    """
+    child = PROCESSES.Process(target=_until, args=(work, moment, kind))
+    child.start()
+    child.join(SECONDS)
+    if child.is_alive():
+        child.kill()
+        child.join()
+        raise AssertionError(f"the process did not end within {SECONDS} s")
+    assert child.exitcode in (0, INTERRUPTED, -signal.SIGKILL)
+    return child.exitcode != 0
+
+
+def _until(work: Callable[[], object], moment: int, kind: str) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    torch.set_num_threads(1)
+    code = 1
+    try:
+        act = ctrl_c if kind == "ctrl-c" else lambda: os.kill(os.getpid(), signal.SIGKILL)
+        with Watch(moment, act, threads=kind == "kill"):
+            work()
+        code = 0
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
 
 
 def content(folder: Path) -> dict[str, bytes]:

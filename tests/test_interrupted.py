@@ -126,21 +126,34 @@ def synthetic(root: Path, cache: Path, features: str) -> None:
     scenes.prepare_data()
 
 
+def cached(root: Path, features: str, folder: Path) -> None:
+    synthetic(root, folder, features)
+
+
+def new(folder: Path) -> None:
+    synthetic(folder / "new", folder / "cache", "dcase2022")
+
+
+def again(root: Path, folder: Path) -> None:
+    reassemble(root, folder / "again", progress=False)
+
+
+def fetch(archives: list[Archive], folder: Path) -> None:
+    download(archives, folder / "set", licence="-", progress=False)
+
+
 @pytest.fixture
 def works(pieces: Path, served: list[Archive]) -> dict[str, tuple[Work, Work]]:
     """Name -> what is done before, in peace, and what is stopped."""
     return {
-        "cache": (
-            lambda folder: synthetic(pieces, folder, "dcase2021"),
-            lambda folder: synthetic(pieces, folder, "dcase2022"),
-        ),
-        "reassemble": (note, lambda folder: reassemble(pieces, folder / "again", progress=False)),
-        "download": (note, lambda folder: download(served, folder / "set", licence="-", progress=False)),
-        "checkpoint": (lambda folder: checkpoint(folder, 0.0), lambda folder: checkpoint(folder, 1.0)),
-        "report": (lambda folder: pages(folder, "before"), lambda folder: pages(folder, "after")),
-        "sensitivity": (lambda folder: scores(folder, 2.0), lambda folder: scores(folder, 3.0)),
-        "submission": (lambda folder: submission(folder, "bus"), lambda folder: submission(folder, "park")),
-        "synthetic": (note, lambda folder: synthetic(folder / "new", folder / "cache", "dcase2022")),
+        "cache": (partial(cached, pieces, "dcase2021"), partial(cached, pieces, "dcase2022")),
+        "reassemble": (note, partial(again, pieces)),
+        "download": (note, partial(fetch, served)),
+        "checkpoint": (partial(checkpoint, value=0.0), partial(checkpoint, value=1.0)),
+        "report": (partial(pages, title="before"), partial(pages, title="after")),
+        "sensitivity": (partial(scores, factor=2.0), partial(scores, factor=3.0)),
+        "submission": (partial(submission, scene="bus"), partial(submission, scene="park")),
+        "synthetic": (note, new),
     }
 
 
@@ -196,7 +209,7 @@ def test_a_pruned_checkpoint_that_was_interrupted_still_loads(tmp_path: Path) ->
     new = {"state_dict": {name: tensor + 1 for name, tensor in model.state_dict().items()}}
     for kind in KINDS:
         for moment in drawn_moments(lambda: save(new, tmp_path / "other.ckpt"), MOMENTS, seed=1):
-            stopped(lambda: save(new, tmp_path / "last.ckpt"), moment, kind)
+            stopped(partial(save, new, tmp_path / "last.ckpt"), moment, kind)
             found = dict(load_pruned(network, tmp_path / "last.ckpt").state_dict())
             wanted = new if float(found["0.bias"][0]) == float(new["state_dict"]["0.bias"][0]) else old
             assert_same(found, dict(wanted["state_dict"]))
