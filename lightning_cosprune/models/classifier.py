@@ -157,18 +157,29 @@ class SceneClassifier(LightningModule):
         for teacher in self._teacher:
             teacher.to(self.device, self.dtype if isinstance(self.dtype, torch.dtype) else None)
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Cross-entropy of one batch, or the distance of its scores from the teacher's.
 
         Returns:
             The loss to minimise.
+
+        Raises:
+            ValueError: The scores or the scenes are not those of ``num_classes``.
         """
         features = batch if isinstance(batch, Tensor) else batch[0]
-        loss = self._distilled(batch) if self._teacher else functional.cross_entropy(self(features), batch[1])
+        loss = (
+            self._distilled(batch, batch_idx)
+            if self._teacher
+            else self._cross_entropy(self(features), batch[1], batch_idx)
+        )
         self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(features))
         return loss
 
-    def _distilled(self, batch: Any) -> Tensor:
+    def _cross_entropy(self, scores: Tensor, scene: Tensor, batch_idx: int) -> Tensor:
+        check_scenes(self.hparams["num_classes"], "training", scores, scene, batch_idx)
+        return functional.cross_entropy(scores, scene)
+
+    def _distilled(self, batch: Any, batch_idx: int) -> Tensor:
         features = batch if isinstance(batch, Tensor) else batch[0]
         modes = as_evaluated(self.network)
         try:
@@ -180,19 +191,19 @@ class SceneClassifier(LightningModule):
         loss = distillation_loss(scores, wanted, self.temperature)
         if self.alpha == 1:
             return loss
-        return (1 - self.alpha) * functional.cross_entropy(scores, batch[1]) + self.alpha * loss
+        return (1 - self.alpha) * self._cross_entropy(scores, batch[1], batch_idx) + self.alpha * loss
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Count one batch of the validation set."""
-        self._count("val", batch)
+        self._count("val", batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
         """Log what was counted."""
         self._log("val")
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+    def test_step(self, batch: Any, batch_idx: int) -> None:
         """Count one batch of the test set."""
-        self._count("test", batch)
+        self._count("test", batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:
         """Log what was counted."""
@@ -215,7 +226,7 @@ class SceneClassifier(LightningModule):
         """
         return torch.optim.Adam(self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
 
-    def _count(self, stage: str, batch: Any) -> None:
+    def _count(self, stage: str, batch: Any, batch_idx: int) -> None:
         features, scene, *rest = batch
         if scene.is_floating_point():
             raise ValueError(
@@ -223,6 +234,7 @@ class SceneClassifier(LightningModule):
                 f"labels of shape {tuple(scene.shape)}. Soft labels belong to training: augment training batches only."
             )
         scores = self(features)
+        check_scenes(self.hparams["num_classes"], stage, scores, scene, batch_idx)
         metrics: Any = self.metrics[stage]
         metrics["accuracy"].update(scores, scene)
         metrics["class_averaged_accuracy"].update(scores, scene)
@@ -252,6 +264,42 @@ class SceneClassifier(LightningModule):
                     if not accuracy.isnan():  # nothing of this group in this set
                         self.log(f"{stage}/{label}", accuracy)
             metric.reset()
+
+
+def check_scenes(num_classes: int, stage: str, scores: Tensor, scene: Tensor, batch_idx: int) -> None:
+    """Hold a batch against ``num_classes``, which otherwise an index on the device would, or nothing at all.
+
+    Args:
+        num_classes: Scenes to tell apart.
+        stage: In whose batches, for the error.
+        scores: The network's, ``(batch, num_classes)``.
+        scene: The number of each clip's scene, int64 of shape ``(batch,)``, or probabilities shaped as ``scores``.
+        batch_idx: Numbers on an accelerator are read in an epoch's first batch only: reading them waits for it.
+
+    Raises:
+        ValueError: One of them is of another shape or type, or out of range.
+    """
+    if scores.ndim != 2 or scores.shape[1] != num_classes:
+        raise ValueError(
+            f"`SceneClassifier(num_classes={num_classes})`: expected scores of shape (batch, {num_classes}) from the "
+            f"network in {stage} batches, found {tuple(scores.shape)}. Give the network {num_classes} outputs, or "
+            "write num_classes as the number that it has."
+        )
+    fits = scene.shape == scores.shape if scene.is_floating_point() else scene.shape == scores.shape[:1]
+    if not fits or not (scene.is_floating_point() or scene.dtype == torch.int64):
+        raise ValueError(
+            f"`SceneClassifier`: expected the number of each clip's scene in {stage} batches, int64 of shape "
+            f"({len(scores)},), found {scene.dtype} of shape {tuple(scene.shape)}. Batches are (features, scene) or "
+            "(features, scene, device)."
+        )
+    if not scene.is_floating_point() and len(scene) and (scene.device.type == "cpu" or batch_idx == 0):
+        least, most = (int(bound) for bound in scene.aminmax())
+        if least < 0 or most >= num_classes:
+            raise ValueError(
+                f"`SceneClassifier(num_classes={num_classes})`: expected scenes from 0 to {num_classes - 1} in {stage} "
+                f"batches, found {least if least < 0 else most}. Write num_classes as the number of scenes in the "
+                "data, and give the network as many outputs."
+            )
 
 
 class GroupedAccuracy(Metric):

@@ -223,3 +223,27 @@ def test_another_number_of_scenes_is_told_before_training(tmp_path: Path, num_cl
     trainer = trainer_for(tmp_path, max_epochs=1, enable_checkpointing=False)
     with pytest.raises(ValueError, match=rf"num_classes={num_classes}\)`: .*found 3 scenes: bus, park, tram"):
         trainer.fit(module, datamodule=Scenes())
+
+
+@pytest.mark.parametrize(
+    ("outputs", "scene", "told"),
+    [
+        (3, torch.tensor([0, 3]), r"num_classes=3\)`: expected scenes from 0 to 2 in {} batches, found 3"),
+        (3, torch.tensor([0, -1]), r"expected scenes from 0 to 2 in {} batches, found -1"),
+        (
+            5,
+            torch.tensor([0, 1]),
+            r"expected scores of shape \(batch, 3\) from the network in {} batches, found \(2, 5",
+        ),
+        (3, torch.tensor([[0], [1]]), r"in {} batches, int64 of shape \(2,\), found torch.int64 of shape \(2, 1\)"),
+        (3, torch.tensor([0, 1], dtype=torch.int32), r"in {} batches, int64 of shape \(2,\), found torch.int32"),
+        (3, torch.zeros(2, 2), r"expected the number of each clip's scene in {} batches"),
+    ],
+)
+def test_scenes_and_scores_that_do_not_fit_are_told_without_a_data_module(outputs: int, scene: Any, told: str) -> None:
+    classifier = SceneClassifier(nn.Flatten(), num_classes=3)
+    batch = (torch.randn(2, 1, 1, outputs), scene)
+    steps = {"training": classifier.training_step, "val": classifier.validation_step, "test": classifier.test_step}
+    for stage, step in steps.items():
+        with pytest.raises(ValueError, match=told.format(stage)):
+            step(batch, 0)
