@@ -131,7 +131,8 @@ def test_an_exception_stops_it(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_an_interrupt_leaves_nothing_running(tmp_path: Path) -> None:
     script = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests run in the background, it is not heard
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from fits import UsersModule, fit
@@ -147,17 +148,20 @@ try:
 finally:
     print("running" if monitor.running else "stopped", [phase.name for phase in monitor.phases], flush=True)
 """
-    run = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", script, str(Path(__file__).parents[1]), str(tmp_path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-    )
-    assert run.stdout is not None
-    assert run.stdout.readline() == "trains\n"
-    run.send_signal(signal.SIGINT)
-    told, _ = run.communicate(timeout=60)
+    ) as run:
+        try:
+            assert run.stdout is not None
+            assert run.stdout.readline() == "trains\n"
+            run.send_signal(signal.SIGINT)
+            told, _ = run.communicate(timeout=60)
+        finally:
+            run.kill()
     assert told.splitlines()[-1] == "stopped ['dense training']"
 
 
