@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import io
 import os
 import tempfile
 import threading
@@ -154,14 +153,14 @@ def log_to_wandb(
         page: The report page, where it was made.
     """
     wandb = importlib.import_module("wandb")
-    image = importlib.import_module("PIL.Image")
     run = logger.experiment
-    run.log(
-        {
-            **{f"pruning/{name}": wandb.Image(image.open(io.BytesIO(to_png(one)))) for name, one in figures.items()},
-            "trainer/global_step": step,
-        }
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        pictures = {}
+        for place, (name, one) in enumerate(figures.items()):
+            path = Path(folder) / f"{place}.png"
+            path.write_bytes(to_png(one))
+            pictures[f"pruning/{name}"] = wandb.Image(str(path))
+        run.log({**pictures, "trainer/global_step": step})
     for name, value in _summary(record).items():
         run.summary[name] = value
     tables = {
