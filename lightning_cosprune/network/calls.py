@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_cosprune.network.layers import is_layer
 
-__all__ = ["Calls"]
+__all__ = ["Calls", "layers_before"]
 
 
 class Calls:
@@ -33,6 +33,11 @@ class Calls:
                 vars(module)["forward"] = functools.partial(self._run_sealed, module, module.forward)
             elif is_layer(module):
                 module.register_forward_hook(self._note_layer)
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """Convolutions and linear layers, in the order of their first calls."""
+        return list(self._layers)
 
     def why_untraced(self, layer: nn.Module) -> str:
         """Why no output of the network is known to depend on ``layer``."""
@@ -67,6 +72,45 @@ class Calls:
     def _run_sealed(self, part: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         self._sealed.setdefault(part, set()).update(_nodes((args, kwargs)))
         return forward(*args, **kwargs)
+
+
+def layers_before(model: nn.Module, readers: Iterable[str], run: Callable[[], Any]) -> dict[str, set[str]]:
+    """Whose outputs some modules are given, with no other layer in between.
+
+    Args:
+        model: The network; hooks stay on it, for its owner to remove.
+        readers: Names of the modules.
+        run: Runs the network with gradients.
+
+    Returns:
+        Name of a module -> names of layers.
+    """
+    made: dict[Node, str] = {}
+    given: dict[str, set[Node]] = {name: set() for name in readers}
+    for name, module in model.named_modules():
+        if name in given:
+            module.register_forward_pre_hook(lambda _, args, name=name: given[name].update(_nodes(args)))
+        if is_layer(module):
+
+            def note(_: nn.Module, __: Any, output: Any, name: str = name) -> None:
+                made.update(dict.fromkeys(_nodes(output), name))
+
+            module.register_forward_hook(note)
+    outputs = run()  # keeps the nodes alive
+    found: dict[str, set[str]] = {}
+    for name, nodes in given.items():
+        waiting, seen = list(nodes), set(nodes)
+        sources = found.setdefault(name, set())
+        while waiting:
+            node = waiting.pop()
+            if node in made:
+                sources.add(made[node])
+                continue
+            fresh = {source for source, _ in node.next_functions if source is not None and source not in seen}
+            seen |= fresh
+            waiting += fresh
+    del outputs
+    return found
 
 
 def _nodes(tensors: Any) -> set[Node]:

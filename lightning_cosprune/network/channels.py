@@ -6,15 +6,18 @@ import contextlib
 import functools
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_map
+from tqdm.auto import tqdm
 
 from lightning_cosprune.network.calls import Calls
 from lightning_cosprune.network.forward import (
@@ -26,7 +29,7 @@ from lightning_cosprune.network.forward import (
     same_random_state,
     unchanged,
 )
-from lightning_cosprune.network.layers import has_filters, is_depthwise, num_filters
+from lightning_cosprune.network.layers import has_filters, is_depthwise, is_layer, num_filters
 from lightning_cosprune.network.pruners import (
     ConvPruner,
     InstanceNormPruner,
@@ -36,8 +39,9 @@ from lightning_cosprune.network.pruners import (
     as_one_node,
     careful_slicing,
 )
+from lightning_cosprune.network.reach import Arrival, UnfollowedError, follow
 
-__all__ = ["ChannelGraph", "ChannelGroup", "Removal", "channel_groups"]
+__all__ = ["ChannelGraph", "ChannelGroup", "CutError", "Removal", "channel_groups"]
 
 
 @dataclass(frozen=True)
@@ -87,38 +91,37 @@ class Removal:
             depthwise convolutions that pass the channels on.
         inputs: Name of a layer that reads the channels and ends them -> channels of its input that go.
         parameters: Parameters that are no layer's weight and lose slices, such as a learned scale.
+        reached: Name of such a layer -> all channels of its input that the layers make, removed or kept.
+        steps: Torch-Pruning's nodes that lose channels, the function that removes them, and which.
     """
 
     outputs: Mapping[str, list[int]]
     inputs: Mapping[str, list[int]]
     parameters: tuple[nn.Parameter, ...]
+    reached: Mapping[str, list[int]] = field(default_factory=dict, repr=False)
+    steps: tuple[tuple[Any, Callable[..., Any], list[int]], ...] = field(default=(), repr=False, compare=False)
 
 
-def channel_groups(model: nn.Module, example_inputs: Any) -> list[ChannelGroup]:
+def channel_groups(model: nn.Module, example_inputs: Any, names: Iterable[str] | None = None) -> list[ChannelGroup]:
     """Which layers of ``model`` share their output channels, from one traced forward pass.
 
     Args:
         model: The network; left as it was found.
         example_inputs: A tensor, or a tuple of positional or a mapping of keyword arguments of ``model``.
+        names: Layers to start from; every convolution and linear layer where ``None``.
 
     Returns:
-        One group for every convolution and linear layer, or set of coupled ones; depthwise convolutions follow the
-        layer that feeds them and have no group of their own.
+        One group for every layer that is named, or set of coupled ones; depthwise convolutions follow the layer that
+        feeds them and have no group of their own.
 
     Raises:
         ValueError: The forward pass fails, or returns nothing that a gradient could flow from.
     """
-    graph = ChannelGraph(model, example_inputs)
-    groups: dict[str, ChannelGroup] = {}
-    for name, module in model.named_modules():
-        if has_filters(module) and name not in groups:
-            group = graph.group(name)
-            groups.update(dict.fromkeys(group.layers, group))
-    return list(dict.fromkeys(groups.values()))
+    return ChannelGraph(model, example_inputs).groups(names)
 
 
 class ChannelGraph:
-    """Which layer reads which, found in one forward pass; good for one cut of each group.
+    """Which layer reads which, found in one forward pass; all its numbers are those of the network as it was then.
 
     Args:
         model: The network; left as it was found.
@@ -129,9 +132,28 @@ class ChannelGraph:
     """
 
     def __init__(self, model: nn.Module, example_inputs: Any) -> None:
+        self._model = model
         self._modules = dict(model.named_modules())
         self._names = {module: name for name, module in self._modules.items()}
         self._graph, self._calls = _trace(model, example_inputs)
+        self._groups: dict[str, ChannelGroup] = {}
+        self._arrivals: dict[str, list[Arrival]] = {}
+
+    def groups(self, names: Iterable[str] | None = None) -> list[ChannelGroup]:
+        """The groups of some layers, in the order of the network.
+
+        Args:
+            names: The layers; all that have filters of their own where ``None``.
+
+        Returns:
+            Each group once.
+        """
+        wanted = None if names is None else set(names)
+        roots = [
+            name for name, module in self._modules.items() if has_filters(module) and (wanted is None or name in wanted)
+        ]
+        bar = tqdm(roots, desc="Following channels", unit="layer", delay=2, leave=False)
+        return list(dict.fromkeys(self.group(name) for name in bar))
 
     def group(self, name: str) -> ChannelGroup:
         """The layers that lose their filter ``i`` when layer ``name`` does.
@@ -139,24 +161,34 @@ class ChannelGraph:
         Returns:
             With the reason why none of them may, if that is so.
         """
+        if name not in self._groups:
+            group = self._find_group(name)
+            self._groups.update(dict.fromkeys(group.layers, group))
+        return self._groups[name]
+
+    def _find_group(self, name: str) -> ChannelGroup:
         layer = self._modules[name]
         filters = num_filters(layer)
         if layer not in self._graph.module2node:
             return ChannelGroup((name,), filters, self._calls.why_untraced(layer))
+        try:
+            arrivals = self._followed(name)
+        except UnfollowedError:
+            return ChannelGroup((name,), filters, _UNFOLLOWED)
         coupled, followers = {layer}, set()
         refusals: list[str] = []
         groups: dict[str, int] = {}
         is_read = is_output = False
-        for item in self._items(layer, range(filters)):
-            dependency, idxs = item
-            module = dependency.target.module
+        for arrival in arrivals:
+            module = arrival.node.module
             other = self._names.get(module) if isinstance(module, nn.Module) else None
-            if dependency.target.type == tp.ops.OPTYPE.OUTPUT:
+            if arrival.node.type == tp.ops.OPTYPE.OUTPUT:
                 is_output = True
             if other is None:
                 continue
-            makes = self._graph.is_out_channel_pruning_fn(dependency.handler)
-            is_whole = list(idxs) == list(item.root_idxs)
+            makes = self._graph.is_out_channel_pruning_fn(arrival.handler)
+            channels, owners = arrival.first()
+            is_whole = bool((channels == owners).all())
             if makes and is_depthwise(module):
                 followers.add(module)
             refusals += _refusal(module, other)
@@ -169,7 +201,7 @@ class ChannelGraph:
                 groups[other] = module.groups
                 if (module.out_channels if makes else module.in_channels) != filters or not is_whole:
                     refusals.append(f"{other} is a grouped convolution of which these channels are only a part")
-            is_read = is_read or _reads(dependency)
+            is_read = is_read or _reads(arrival)
         sealed = [reason for one in coupled if (reason := self._calls.read_by_sealed(one, self._names)) is not None]
         if sealed:
             refusals.insert(0, sealed[0])
@@ -184,8 +216,32 @@ class ChannelGraph:
         ]
         return ChannelGroup(in_order[0], filters, next(iter(refusals), None), blocks, in_order[1])
 
+    @property
+    def called(self) -> list[str]:
+        """Names of the layers that the forward pass called, in the order of their first calls."""
+        return [self._names[layer] for layer in self._calls.layers]
+
+    def feeders(self, name: str) -> list[str]:
+        """The layers that layer ``name`` reads, with no other layer in between.
+
+        Returns:
+            Their names, the nearest first; none where the forward pass did not reach ``name``.
+        """
+        start = self._graph.module2node.get(self._modules[name])
+        waiting = deque([] if start is None else start.inputs)
+        seen, found = set(waiting), []
+        while waiting:
+            node = waiting.popleft()
+            if node.module in self._names and is_layer(node.module):
+                found.append(self._names[node.module])
+                continue
+            fresh = [source for source in node.inputs if source not in seen]
+            seen.update(fresh)
+            waiting += fresh
+        return found
+
     def removal(self, name: str, idxs: Sequence[int]) -> Removal:
-        """What would go with filters ``idxs`` of layer ``name``, counted as the network is now.
+        """What goes with filters ``idxs`` of layer ``name``.
 
         Returns:
             The channels of every module concerned.
@@ -196,17 +252,31 @@ class ChannelGraph:
         outputs: dict[str, list[int]] = {}
         inputs: dict[str, list[int]] = {}
         parameters: list[nn.Parameter] = []
-        for dependency, channels in self._items(self._modules[name], idxs):
-            module = dependency.target.module
+        reached: dict[str, list[int]] = {}
+        steps = []
+        try:
+            arrivals = self._followed(name)
+        except UnfollowedError:
+            raise RefusedError(_UNFOLLOWED) from None
+        wanted = np.array(idxs, int)
+        for arrival in arrivals:
+            channels = arrival.of(wanted)
+            if not channels:
+                continue
+            module = arrival.node.module
             if isinstance(module, nn.Parameter):
                 parameters.append(module)
             elif module in self._names:
-                reads = _reads(dependency)
-                available = self._graph.get_in_channels(module) if reads else self._graph.get_out_channels(module)
+                available = self._channels_of(arrival.node, arrival.handler)
                 if available is not None and max(channels) >= available:
                     raise RefusedError(f"in which order its channels reach {self._names[module]} is not understood")
-                (inputs if reads else outputs).setdefault(self._names[module], []).extend(channels)
-        return Removal(outputs, inputs, tuple(parameters))
+                (inputs if _reads(arrival) else outputs).setdefault(self._names[module], []).extend(channels)
+                if _reads(arrival):
+                    reached.setdefault(self._names[module], []).extend(arrival.first()[0].tolist())
+            else:
+                continue  # an operation: nothing of it is cut
+            steps.append((arrival.node, arrival.handler, channels))
+        return Removal(outputs, inputs, tuple(parameters), reached, tuple(steps))
 
     def readers(self, name: str) -> dict[str, Tensor]:
         """Where the filters of layer ``name`` arrive, in each layer that takes them in and ends them.
@@ -218,11 +288,11 @@ class ChannelGraph:
         """
         filters = num_filters(self._modules[name])
         arrived: dict[str, list[tuple[int, int]]] = {}
-        for item in self._items(self._modules[name], range(filters)):
-            dependency, channels = item
-            if _reads(dependency) and dependency.target.module in self._names:
-                pairs = zip(map(int, item.root_idxs), map(int, channels), strict=True)
-                arrived.setdefault(self._names[dependency.target.module], []).extend(pairs)
+        for arrival in self._followed(name):
+            if _reads(arrival) and arrival.node.module in self._names:
+                channels, owners = arrival.first()
+                pairs = zip(owners.tolist(), channels.tolist(), strict=True)
+                arrived.setdefault(self._names[arrival.node.module], []).extend(pairs)
         found = {}
         for reader, arrivals in arrived.items():
             table = torch.tensor(sorted(set(arrivals)))
@@ -231,26 +301,67 @@ class ChannelGraph:
                 found[reader] = table[:, 1].reshape(filters, -1)
         return found
 
-    def cut(self, name: str, idxs: Sequence[int]) -> list[Replacement]:
-        """Change the network: filters ``idxs`` of layer ``name`` go, with all that belongs to them, unchecked.
+    def cut(self, removals: Sequence[Removal]) -> list[Replacement]:
+        """Change the network, which must be as it was traced: all of ``removals`` at once, unchecked.
 
         Returns:
             The parameters that were replaced, in the order of their replacement.
+
+        Raises:
+            CutError: A part of the network cannot be cut; it is left half cut.
         """
+        steps: dict[tuple[Any, Callable[..., Any]], set[int]] = {}
+        for removal in removals:
+            for node, handler, channels in removal.steps:
+                steps.setdefault((node, handler), set()).update(channels)
         with careful_slicing() as replacements:
-            self._items(self._modules[name], idxs).prune(record_history=False)
+            for (node, handler), going in steps.items():
+                handler.__self__.pruning_dim = node.pruning_dim  # type: ignore[attr-defined]
+                try:
+                    cut = handler(node.module, sorted(going))
+                except Exception as error:  # Torch-Pruning may fail in any way
+                    raise CutError(self._names.get(node.module, ""), error) from error
+                if isinstance(node.module, nn.Parameter):
+                    owner, _, key = self._graph._param_to_name[node.module].rpartition(".")
+                    setattr(self._modules[owner], key, cut)
         return replacements
 
-    def _items(self, layer: nn.Module, idxs: Sequence[int]) -> tp.dependency.Group:
-        """What loses channels with filters ``idxs`` of ``layer``; made afresh, as each cut makes older groups wrong."""
-        pruner = self._graph.get_pruner_of_module(layer)
-        with _quiet():
-            return self._graph.get_pruning_group(layer, pruner.prune_out_channels, list(idxs))
+    def _followed(self, name: str) -> list[Arrival]:
+        """Where the filters of a layer arrive; found once."""
+        if name not in self._arrivals:
+            layer = self._modules[name]
+            node = self._graph.module2node[layer]
+            handler = self._graph.get_pruner_of_module(layer).prune_out_channels
+            self._arrivals[name] = follow(node, handler, num_filters(layer), self._channels_of)
+        return self._arrivals[name]
+
+    def _channels_of(self, node: Any, handler: Callable[..., Any]) -> int | None:
+        if node.module not in self._names:
+            return None
+        reads = handler.__name__ == "prune_in_channels"
+        count = self._graph.get_in_channels(node) if reads else self._graph.get_out_channels(node)
+        return None if count is None else int(count)
 
 
-def _reads(dependency: tp.dependency.Dependency) -> bool:
+_UNFOLLOWED = "its channels are reshaped in ways that cannot be followed, as into windows or patches"
+
+
+class CutError(Exception):
+    """Slicing failed half way.
+
+    Attributes:
+        module: Name of the module that could not be sliced, empty where it is none of the network's.
+    """
+
+    def __init__(self, module: str, error: Exception) -> None:
+        reason = str(error) if isinstance(error, RefusedError) else f"{type(error).__name__}: {error}"
+        super().__init__(reason)
+        self.module = module
+
+
+def _reads(arrival: Arrival) -> bool:
     """Whether this is a layer that takes the channels in and ends them, not one that passes them on."""
-    return bool(dependency.handler.__name__ == "prune_in_channels" and isinstance(dependency.target.module, nn.Module))
+    return bool(arrival.handler.__name__ == "prune_in_channels" and isinstance(arrival.node.module, nn.Module))
 
 
 def _refusal(module: nn.Module, name: str) -> list[str]:

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 from lightning_cosprune.network.forward import call, evaluating, forward_failed, unchanged
 from lightning_cosprune.network.layers import check_model
@@ -72,17 +73,13 @@ def measure_complexity(model: nn.Module, example_inputs: Any) -> Complexity:
     """
     check_model(model, "measure_complexity")
     stored = _stored_tensors(model)
-    quiet = warnings.catch_warnings()
     with (
         unchanged(model),
         evaluating(model),
         _unfused(model),
         torch.no_grad(),
-        quiet,
-        FlopCounterMode(display=False) as counter,
+        _Counter() as counter,
     ):
-        # The counter's hooks fire once more for compiled modules, which count nothing themselves.
-        warnings.filterwarnings("ignore", message="Using `torch.compile")
         try:
             call(model, example_inputs)
         except Exception as error:  # a network may fail in any way
@@ -90,10 +87,37 @@ def measure_complexity(model: nn.Module, example_inputs: Any) -> Complexity:
     return Complexity(
         params=sum(tensor.numel() for tensor in stored),
         trainable_params=sum(parameter.numel() for parameter in model.parameters()),
-        macs=counter.get_total_flops() // 2,
+        macs=counter.flops // 2,
         bytes=sum(tensor.numel() * tensor.element_size() for tensor in stored),
         input_shape=tuple(tuple(leaf.shape) for leaf in tree_leaves(example_inputs) if isinstance(leaf, Tensor)),
     )
+
+
+class _Counter(TorchDispatchMode):
+    """Adds up what PyTorch's own counter counts for each operation; that counter itself loads the compiler first."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:  # else PyTorch wraps what is below, and loads the compiler for it
+        return False
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        count = flop_registry.get(operation._overloadpacket)
+        if count is None:
+            with self:
+                parts = operation.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        found = operation(*args, **kwargs)
+        if count is not None:
+            self.flops += count(*args, **kwargs, out_val=found)
+        return found
 
 
 def _stored_tensors(model: nn.Module) -> list[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -64,7 +65,8 @@ def eager() -> contextlib.AbstractContextManager[Any]:
         A context.
     """
     set_stance = getattr(torch.compiler, "set_stance", None)  # from PyTorch 2.6 on
-    return set_stance("force_eager") if set_stance else contextlib.nullcontext()
+    # Where the compiler was never loaded nothing is compiled, and loading it takes over a second.
+    return set_stance("force_eager") if set_stance and "torch._dynamo" in sys.modules else contextlib.nullcontext()
 
 
 def as_call(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import signal
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -21,23 +20,27 @@ class Snapshot:
 
     Args:
         model: The network as it is now.
+        parts: Names of its modules that may change, without what is in them; all of them where ``None``.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, parts: Iterable[str] | None = None) -> None:
         self._contents: list[tuple[Any, Any]] = []
-        for module in model.modules():
+        for module in model.modules() if parts is None else map(model.get_submodule, parts):
             attributes = vars(module)
             # Registries, hooks, and the list of weights that recurrent layers keep beside their registry. They are put
             # back in place, because the handles that remove hooks know the very containers.
             containers = [value for value in attributes.values() if type(value) in (dict, OrderedDict, list, set)]
-            self._contents += [(container, copy.copy(container)) for container in (attributes, *containers)]
+            self._contents += [
+                (container, container.copy() if container else ()) for container in (attributes, *containers)
+            ]
 
     def restore(self) -> None:
         """Change the network back, to the last bit."""
         with uninterrupted():
             for container, content in self._contents:
                 container.clear()
-                (container.extend if isinstance(container, list) else container.update)(content)
+                if content:
+                    (container.extend if isinstance(container, list) else container.update)(content)
 
 
 @contextlib.contextmanager

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_cosprune.network.channels import ChannelGroup, channel_groups
+from lightning_cosprune.network.channels import ChannelGraph, ChannelGroup
 from lightning_cosprune.network.latency import check_backend
-from lightning_cosprune.network.layers import check_model, is_depthwise, prunable_layers
+from lightning_cosprune.network.layers import check_model, has_filters, is_depthwise, prunable_layers
 from lightning_cosprune.planning.budget import check_with_budget, parse_budget
 from lightning_cosprune.planning.curves import first_to_go
 from lightning_cosprune.planning.plan import PruningPlan
@@ -162,12 +162,18 @@ def plan_pruning(
     pruned: dict[str, list[int]] = {}
     filters: dict[str, int] = {}
     notes: dict[str, str] = {}
-    skipped: dict[str, str] = {
-        name: "depthwise: no layer feeds it" for name, module in modules.items() if is_depthwise(module)
-    }
-    groups = channel_groups(model, example_inputs)
+    # Only what may lose filters is followed through the network: other parts may be of a kind that takes long.
+    alone = {name: _reason_to_keep(name, ratios, ignored, modules) for name in modules if has_filters(modules[name])}
+    graph = ChannelGraph(model, example_inputs)
+    groups = graph.groups([name for name, reason in alone.items() if reason is None])
+    followed = {name for group in groups for name in (*group.layers, *group.followers)}
+    skipped: dict[str, str] = {name: reason for name, reason in alone.items() if reason and name not in followed}
+    for name, module in modules.items():
+        if is_depthwise(module) and name not in followed:
+            sources = graph.feeders(name)
+            skipped[name] = f"depthwise: it follows {sources[0]}, which keeps its filters" if sources else _UNFED
     requests = {group: [ratios[name] for name in group.layers if name in ratios] for group in groups}
-    reasons = {group: _reason_to_skip(group, asked, ignored, modules) for group, asked in requests.items()}
+    reasons = {group: _reason_to_skip(group, ignored, modules) for group in groups}
     ranking = FilterRanking(
         modules,
         criterion,
@@ -178,8 +184,6 @@ def plan_pruning(
     )
     asked_for = [group for group in groups if reasons[group] is None]
     for group in groups:
-        for name in group.followers:
-            skipped.pop(name, None)
         if (reason := reasons[group]) is not None:
             skipped.update(kept_whole(group, reason))
     if limits:
@@ -205,19 +209,34 @@ def plan_pruning(
     )
 
 
-def _reason_to_skip(
-    group: ChannelGroup, asked: list[Any], ignored: set[str], modules: Mapping[str, nn.Module]
+_UNFED = "depthwise: no layer feeds it"
+
+
+def _reason_to_keep(
+    name: str, ratios: Mapping[str, Any], ignored: set[str], modules: Mapping[str, nn.Module]
 ) -> str | None:
+    """Why a layer keeps all its filters whatever it is coupled to, if so."""
+    if name in ignored:
+        return "ignored"
+    if name not in ratios:
+        is_conv = isinstance(modules[name], nn.modules.conv._ConvNd)
+        return "neither `layers` nor `pruning_ratio` names it" if is_conv else _LINEAR
+    if not all(parameter.requires_grad for parameter in modules[name].parameters()):
+        return _FROZEN
+    return None
+
+
+def _reason_to_skip(group: ChannelGroup, ignored: set[str], modules: Mapping[str, nn.Module]) -> str | None:
     others = [name for name in group.layers if name in ignored]
     if others:
-        return "ignored" if len(group.layers) == 1 else f"coupled to {', '.join(others)}, which is ignored"
-    if not asked and not any(isinstance(modules[name], nn.modules.conv._ConvNd) for name in group.layers):
-        return "a linear layer, pruned only where `layers` or `pruning_ratio` gives its full name"
-    if not asked:
-        return "neither `layers` nor `pruning_ratio` names it"
+        return f"coupled to {', '.join(others)}, which is ignored"
     if not all(parameter.requires_grad for name in group.layers for parameter in modules[name].parameters()):
-        return "frozen: a parameter of it, or of a layer coupled to it, does not require grad"
+        return _FROZEN
     return group.refusal
+
+
+_LINEAR = "a linear layer, pruned only where `layers` or `pruning_ratio` gives its full name"
+_FROZEN = "frozen: a parameter of it, or of a layer coupled to it, does not require grad"
 
 
 def _choose(

@@ -138,27 +138,30 @@ def _lost_slices(
 ) -> dict[Any, dict[tuple[int, int], float]]:
     """Key of a tensor -> (number of a group, dimension) -> slices that go with one filter of the group."""
     lost: dict[Any, dict[tuple[int, int], float]] = {}
-    before = Snapshot(model)
     graph = ChannelGraph(model, example_inputs)
-    origin = {id(parameter): id(parameter) for parameter in model.parameters()}
-    held: list[Any] = []  # so that no new tensor takes the id of an old one
-    try:
-        for number, group in enumerate(groups):
-            size = group.filters // group.blocks
-            idxs = [block * size for block in range(group.blocks)]
-            for name, channels in graph.removal(group.layers[0], idxs).outputs.items():
-                if isinstance(model.get_submodule(name), nn.modules.batchnorm._NormBase):
-                    for statistic in STATISTICS:
-                        lost.setdefault((name, statistic), {})[number, 0] = len(set(channels)) / group.blocks
-            for replaced in graph.cut(group.layers[0], idxs):
-                held.append(replaced)
-                key = origin[id(replaced.new)] = origin[id(replaced.old)]
-                fewer = replaced.old.shape[replaced.dim] - replaced.new.shape[replaced.dim]
-                of_tensor = lost.setdefault(key, {})
-                place = (number, replaced.dim)
-                of_tensor[place] = of_tensor.get(place, 0) + fewer / group.blocks
-    finally:
-        before.restore()
+    owners = {id(parameter): name.rpartition(".")[0] for name, parameter in model.named_parameters()}
+    for number, group in enumerate(groups):
+        size = group.filters // group.blocks
+        removal = graph.removal(group.layers[0], [block * size for block in range(group.blocks)])
+        for name, channels in removal.outputs.items():
+            if isinstance(model.get_submodule(name), nn.modules.batchnorm._NormBase):
+                for statistic in STATISTICS:
+                    lost.setdefault((name, statistic), {})[number, 0] = len(set(channels)) / group.blocks
+        concerned = {*removal.outputs, *removal.inputs, *(owners[id(parameter)] for parameter in removal.parameters)}
+        before = Snapshot(model, concerned)
+        try:
+            replacements = graph.cut([removal])
+        finally:
+            before.restore()
+        origin = {id(replaced.new): id(replaced.old) for replaced in replacements}
+        for replaced in replacements:
+            key = id(replaced.old)
+            while key in origin:  # some lose slices of two dimensions, one after the other
+                key = origin[key]
+            fewer = replaced.old.shape[replaced.dim] - replaced.new.shape[replaced.dim]
+            of_tensor = lost.setdefault(key, {})
+            place = (number, replaced.dim)
+            of_tensor[place] = of_tensor.get(place, 0) + fewer / group.blocks
     return lost
 
 

@@ -118,7 +118,7 @@ def sensitivity(
         layers=layers,
         ignored_layers=ignored_layers,
     )
-    groups = [group for group in channel_groups(model, example_inputs) if group.layers[0] in able.pruned]
+    groups = channel_groups(model, example_inputs, able.pruned)
     ranking = FilterRanking(modules, criterion, round_to={}, min_filters={}, seed=seed, vectors=None)
     curves = _curves(model, example_inputs, groups, ranking, batches, by_output=score is None)
     wanted = {group: _kept(group, fractions) for group in curves}

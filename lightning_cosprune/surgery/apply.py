@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
-from tqdm.auto import tqdm
 
-from lightning_cosprune.network.channels import ChannelGraph, ChannelGroup
+from lightning_cosprune.network.channels import ChannelGraph, ChannelGroup, CutError, Removal
 from lightning_cosprune.network.complexity import Complexity, measure_complexity
 from lightning_cosprune.network.forward import outside_inference_mode
 from lightning_cosprune.network.latency import FAST_BLOCK
@@ -20,6 +20,8 @@ from lightning_cosprune.network.pruners import RefusedError, Replacement
 from lightning_cosprune.network.rollback import Snapshot
 from lightning_cosprune.ranking.filters import filter_vectors
 from lightning_cosprune.ranking.partners import find_partners
+from lightning_cosprune.surgery.blame import Fault, TrialFailedError, at_failure, touching
+from lightning_cosprune.surgery.draws import Draws, draw, plain_layers
 from lightning_cosprune.surgery.optim import Bindings, check_optimizers, rebind_optimizers
 from lightning_cosprune.surgery.report import LayerReport, PruningReport
 from lightning_cosprune.surgery.trial import Trial
@@ -100,6 +102,7 @@ def _carry_out(
     vectors = {name: filter_vectors(weight) for name, weight in weights.items() if bool(weight.isfinite().all())}
     surgery = _Surgery(model, plan, example_inputs, torch.float64 if before.macs <= _CHEAP else torch.float32)
     surgery.remove(surgery.accepted())
+    surgery.finish()
     skipped = {**plan.skipped, **surgery.skipped}
     for name in filters:
         if name not in surgery.removed and name not in skipped:
@@ -118,7 +121,7 @@ def _carry_out(
         if name in surgery.removed
     )
     notes = {layer.name: note for layer in layers if (note := plan.notes.get(layer.name) or _off_block(layer, modules))}
-    return PruningReport(before, measure_complexity(model, example_inputs), layers, skipped, notes=notes)
+    return PruningReport(before, surgery.after or before, layers, skipped, notes=notes)
 
 
 def _layer_report(name: str, before: int, after: int, removed: list[int], vectors: Tensor | None) -> LayerReport:
@@ -163,20 +166,26 @@ def _check_plan(plan: PruningPlan, modules: Mapping[str, nn.Module]) -> None:
 
 
 class _Surgery:
-    """Carries out a plan, group by group.
+    """Carries out a plan, all groups together but those that turn out to be at fault.
 
     Attributes:
         removed: Layer name -> filters that were removed, those of depthwise layers included.
         skipped: Layer name -> why it could not be cut.
         replacements: The parameters that were replaced, in the order of their replacement.
+        after: What the network costs then; ``None`` where nothing was cut.
     """
 
     def __init__(self, model: nn.Module, plan: PruningPlan, example_inputs: Any, width: torch.dtype) -> None:
         self._model, self._plan, self._inputs, self._width = model, plan, example_inputs, width
         self._shared = _shared_parameters(model)
+        self._dense = Snapshot(model)
+        self._graph = ChannelGraph(model, example_inputs)
+        self._removals: dict[ChannelGroup, Removal] = {}
+        self._best: tuple[Snapshot, list[ChannelGroup], list[Replacement]] = (self._dense, [], [])
         self.removed: dict[str, list[int]] = {}
         self.skipped: dict[str, str] = {}
         self.replacements: list[Replacement] = []
+        self.after: Complexity | None = None
 
     def accepted(self) -> list[ChannelGroup]:
         """Groups of layers that may be cut as far as can be told without trying.
@@ -184,65 +193,118 @@ class _Surgery:
         Returns:
             Them, in the order of the plan; the others are in ``skipped`` now.
         """
-        graph = ChannelGraph(self._model, self._inputs)
         groups: dict[str, ChannelGroup] = {}
         for name, idxs in self._plan.pruned.items():
             if name in groups or name in self._plan.skipped or not idxs:
                 continue
-            group = graph.group(name)
+            group = self._graph.group(name)
             groups.update(dict.fromkeys(group.layers, group))
             try:
                 group.check(idxs)
                 if any(self._plan.pruned.get(other) != idxs for other in group.layers):
                     raise RefusedError(f"coupled: the plan must name the same filters for {', '.join(group.layers)}")
-                removal = graph.removal(name, idxs)
+                removal = self._removals[group] = self._graph.removal(name, idxs)
                 owners = {id(tensor) for tensor in removal.parameters}
                 for other in (*removal.outputs, *removal.inputs):
                     owners |= {id(tensor) for tensor in self._model.get_submodule(other)._parameters.values()}
                 for owner in owners & set(self._shared):
                     raise RefusedError(f"a weight is shared: {' is '.join(self._shared[owner])}")
             except RefusedError as refusal:
-                self.skipped.update(dict.fromkeys((*group.layers, *group.followers), str(refusal)))
+                self._refuse(group, str(refusal))
         return [group for group in dict.fromkeys(groups.values()) if group.layers[0] not in self.skipped]
 
     def remove(self, groups: Sequence[ChannelGroup]) -> None:
-        """Cut ``groups`` in one trial if that goes well, else each half by itself."""
-        if not groups:
-            return
-        try:
-            self._cut(groups)
-        except RefusedError as refusal:
-            if len(groups) == 1:
-                self.skipped.update(dict.fromkeys((*groups[0].layers, *groups[0].followers), str(refusal)))
-                return
-            middle = len(groups) // 2
-            self.remove(groups[:middle])
-            self.remove(groups[middle:])
+        """Find the groups that can be cut together: all of them, less those that are at fault where a trial fails.
 
-    def _cut(self, groups: Sequence[ChannelGroup]) -> None:
-        """Cut all of ``groups``, or refuse and leave no trace."""
-        graph = ChannelGraph(self._model, self._inputs)
-        wanted = {group.layers[0]: self._plan.pruned[group.layers[0]] for group in groups}
-        removals = [graph.removal(name, idxs) for name, idxs in wanted.items()]
-        trial = Trial(self._model, self._inputs, removals, self._width)
-        before = Snapshot(self._model)
-        replacements: list[Replacement] = []
-        try:
-            for name, idxs in tqdm(wanted.items(), desc="Removing filters", unit="layer", delay=2, leave=False):
-                replacements += graph.cut(name, idxs)
-            trial.check(replacements)
-        except RefusedError:
-            before.restore()
-            raise
-        except Exception as error:  # Torch-Pruning and the network may fail in any way; the answer is always to undo.
-            before.restore()
-            raise RefusedError(f"it cannot be cut: {type(error).__name__}: {error}") from error
-        # What is no `Exception`, such as an interrupt, is undone by `apply_plan` with all cuts before.
-        self.replacements += replacements
-        for removal in removals:
+        Where it cannot be told which of several groups is at fault, they wait until all others are tried.
+        """
+        waiting = [list(groups)]
+        while waiting:
+            part = waiting.pop()
+            if not part:
+                continue
+            accepted = self._best[1]
+            wanted = [*accepted, *part]
+            try:
+                self._cut(wanted)
+                continue
+            except TrialFailedError as failure:
+                faults = failure.faults
+            blamed: dict[ChannelGroup, str] = {}
+            doubtful: dict[ChannelGroup, None] = {}
+            for fault in faults:
+                suspects = [wanted[number] for number in sorted(fault.suspects) if wanted[number] in part]
+                if len(part) == 1 or (fault.certain and suspects):
+                    suspects = suspects or part
+                    blamed.update({group: fault.reason for group in suspects if group not in blamed})
+                else:
+                    doubtful.update(dict.fromkeys(suspects or part))
+            for group, reason in blamed.items():
+                self._refuse(group, reason)
+            left = [group for group in part if group not in blamed]
+            if blamed or len(doubtful) == len(left):
+                suspicious = [] if blamed else left[len(left) // 2 :]
+            else:
+                suspicious = [group for group in left if group in doubtful]
+            waiting += [suspicious, [group for group in left if group not in suspicious]]
+
+    def finish(self) -> None:
+        """Leave the network with all cuts that can be made together."""
+        state, groups, self.replacements = self._best
+        state.restore()
+        for removal in (self._removals[group] for group in groups):
             for name, idxs in removal.outputs.items():
                 if is_layer(self._model.get_submodule(name)):
                     self.removed[name] = sorted({*self.removed.get(name, ()), *idxs})
+
+    def _refuse(self, group: ChannelGroup, reason: str) -> None:
+        self.skipped.update(dict.fromkeys((*group.layers, *group.followers), reason))
+
+    def _cut(self, groups: Sequence[ChannelGroup]) -> None:
+        """Cut the dense network at all of ``groups``, and keep that if it is right."""
+        self._dense.restore()
+        removals = [self._removals[group] for group in groups]
+        trial = Trial(self._model, self._inputs, removals, self._draws, self._width, self._graph)
+        try:
+            replacements = self._graph.cut(removals)
+            after = self._run(removals)
+            cut = Snapshot(self._model)
+            trial.check(self._dense, cut, replacements)
+        except TrialFailedError:
+            raise
+        except CutError as error:
+            near = touching(removals, [error.module])
+            raise TrialFailedError(Fault(f"it cannot be cut: {error}", near, len(near) == 1)) from error
+        except ValueError:
+            raise
+        except Exception as error:  # whatever happens, the answer is to undo
+            raise TrialFailedError(Fault(f"it cannot be cut: {type(error).__name__}: {error}")) from error
+        # What is no `Exception`, such as an interrupt, is undone by `apply_plan`.
+        self._best = (cut, list(groups), replacements)
+        self.after = after
+
+    def _run(self, removals: Sequence[Removal]) -> Complexity:
+        """Run the network, which is cut: where it fails, that is known before anything is compared."""
+        finished: set[str] = set()
+        handles = [
+            self._model.get_submodule(name).register_forward_hook(lambda *_, name=name: finished.add(name))
+            for name in self._graph.called
+        ]
+        try:
+            return measure_complexity(self._model, self._inputs)
+        except ValueError as failure:
+            if failure.__cause__ is None:
+                raise
+            error = failure.__cause__
+            near = at_failure(removals, self._model, error, self._graph.called, finished)
+            raise TrialFailedError(Fault(f"it cannot be cut: {type(error).__name__}: {error}", near)) from error
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @functools.cached_property
+    def _draws(self) -> Draws:
+        return draw(self._model, self._inputs, plain_layers(self._model).values())
 
 
 def _shared_parameters(model: nn.Module) -> dict[int, list[str]]:

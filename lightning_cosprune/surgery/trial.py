@@ -2,25 +2,48 @@
 
 Weights and inputs as they are can hide a wrong cut: a batch norm whose scale starts at zero, dead units, a saturated
 output, an example input of silence. So there are two passes, one with the weights and the example as they are and one
-with random ones of the same shapes and signs; and not only the outputs are compared, but what every layer computes that
-reads removed channels. Training mode, which may go other ways, is tried too where the dense network can be.
-What no trial sees: a yes-or-no decision over many channels that falls the same way in all these passes.
+on noise, see :mod:`~lightning_cosprune.surgery.draws`; and not only the outputs are compared, but what every layer is
+given and computes that reads removed channels. Training mode, which may go other ways, is tried too where the dense
+network can be. What no trial sees: a yes-or-no decision over many channels that falls the same way in all passes.
+
+Each such layer of the smaller network goes on with what the dense one's was given. So rounding does not add up over
+the depth of a network, and one wrong cut does not make all layers behind it differ: whatever differs is told apart.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import dataclasses
+import itertools
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lightning_cosprune.network.channels import Removal
+from lightning_cosprune.network.calls import layers_before
+from lightning_cosprune.network.channels import ChannelGraph, Removal
 from lightning_cosprune.network.forward import as_call, eager, evaluating, float_tensors, same_random_state, unchanged
-from lightning_cosprune.network.pruners import RefusedError, Replacement, slices
+from lightning_cosprune.network.layers import is_depthwise, is_layer
+from lightning_cosprune.network.pruners import Replacement, slices
+from lightning_cosprune.network.rollback import Snapshot
+from lightning_cosprune.surgery.blame import Fault, TrialFailedError, at_failure, at_input, failing_module, touching
+from lightning_cosprune.surgery.draws import (
+    STATISTICS,
+    Draws,
+    StandIns,
+    channel_axis,
+    given_to,
+    kept_channels,
+    plain_layers,
+    tensors_of,
+    without,
+)
 
 __all__ = ["Trial"]
 
@@ -38,222 +61,425 @@ _NARROWER = {
     torch.float32: (torch.float16, torch.bfloat16),
 }
 
+_DOUBTFUL = 1e-2
+"""A relative error in float32 up to which the pass is repeated in float64."""
+
 _OWN = torch.bool
 """In place of a width: every tensor keeps its own data type."""
 
-_LOUD = 100
-"""How much louder than the others the channels are that are to go, in the passes on random weights.
-
-Whoever listens to them although no layer is known to read them, be it as softly as local response normalisation, is
-heard; those that are known to read them multiply them by zero.
-"""
-
 _LARGEST_RECORD = 2**17
-"""How many values of one layer's output are compared at most, spread over all of it."""
+"""How many values of one layer's input or output are compared at most, spread over all of it."""
+
+_REMEMBERED = 2**25
+"""How many values of the dense network a trial keeps at most for the smaller one to go on with."""
 
 
-@dataclass(frozen=True)
+@dataclass
+class _Call:
+    """What one call of a reader of the dense network was given and computed, without the channels that are to go.
+
+    It is steady where that is the same with another seed: what is drawn on the way depends on the shapes that it meets,
+    and of the rest the shapes alone are compared.
+    """
+
+    given: Tensor | None
+    whole: bool
+    computed: list[Tensor]
+    steady: bool = True
+
+
+@dataclass
 class _Pass:
     """One forward pass of the dense network, for the smaller one to repeat."""
 
     inputs: Any
     drawn: bool
     width: torch.dtype
-    seen: dict[str, list[Tensor]]
+    training: bool = False
+    random: bool = False
+    steady: bool = True
+    calls: dict[str, list[_Call]] = field(default_factory=dict)
+    called: list[str] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+
+    @property
+    def tolerance(self) -> float | None:
+        if self.training:
+            return _TOLERANCE_TRAINING
+        return _TOLERANCE_WIDENED if self.width is torch.float64 else None
+
+    def compare(self, again: _Pass) -> None:
+        """Note what another seed changes."""
+        self.steady = _equal(self.outputs, again.outputs)
+        for name, calls in self.calls.items():
+            for call, other in itertools.zip_longest(calls, again.calls.get(name, [])[: len(calls)]):
+                pairs = zip(*([one.given, *one.computed] for one in (call, other) if one is not None), strict=False)
+                call.steady = other is not None and all(one is None or torch.equal(one, two) for one, two in pairs)
+
+    def is_finite(self) -> bool:
+        seen = [tensor for calls in self.calls.values() for call in calls for tensor in call.computed]
+        return all(bool(tensor.isfinite().all()) for tensor in (*seen, *self.outputs))
 
 
 class Trial:
-    """What the dense network computes without the channels that are to go, taken down before the cut.
+    """What the dense network computes without the channels that are to go, and the cut one beside it.
 
     Args:
-        model: The network; left as it was found, as by :meth:`check`.
+        model: The network, not cut yet; left as it was found.
         example_inputs: A tensor, or a tuple of positional or a mapping of keyword arguments of ``model``.
         removals: What will be cut, counted as the network is now.
-        width: The data type that narrower floating-point types are widened to, where the network can compute in it.
+        draws: Random values for its tensors.
+        width: The data type that narrower floating-point types are widened to, where the network can compute in it; on
+            noise, where most networks need no convolution computed, and in cases of doubt.
+        graph: Which layer reads which.
 
     Raises:
-        RefusedError: The dense network cannot show whether the cut is right.
+        TrialFailedError: The dense network cannot show whether the cut is right.
         ValueError: It computes no finite numbers because a weight or the example input is none.
     """
 
-    def __init__(self, model: nn.Module, example_inputs: Any, removals: Sequence[Removal], width: torch.dtype) -> None:
-        self._model = model
+    def __init__(
+        self,
+        model: nn.Module,
+        example_inputs: Any,
+        removals: Sequence[Removal],
+        draws: Draws,
+        width: torch.dtype,
+        graph: ChannelGraph,
+    ) -> None:
+        self._model, self._removals = model, removals
         self._readers = {name: model.get_submodule(name) for removal in removals for name in removal.inputs}
         self._inputs = _merged([removal.inputs for removal in removals])
         self._outputs = _merged([removal.outputs for removal in removals])
-        for name, reader in self._readers.items():
-            _check_reader(name, reader)
-        tensors = _tensors_of(model)
-        self._names = {id(tensor): name for name, tensor in tensors.items()}
-        generator = torch.Generator().manual_seed(0)
-        self._drawn = {
-            name: _draw_weight(tensor.detach(), generator)
-            for name, tensor in tensors.items()
-            if tensor.is_floating_point() and (isinstance(tensor, nn.Parameter) or name.endswith(_STATISTICS))
-        }
-        for name, idxs in self._outputs.items():
-            layer = model.get_submodule(name)
-            if isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)) and not getattr(layer, "transposed", False):
-                for key in (f"{name}.weight" if name else "weight", f"{name}.bias" if name else "bias"):
-                    if key in self._drawn:
-                        self._drawn[key][idxs] *= _LOUD
-        noise = tree_map(lambda leaf: _draw_input(leaf, generator), example_inputs)
-        self._passes = [
-            *self._passes_that_show([example_inputs], False, width),
-            *self._passes_that_show([noise, example_inputs], True, width),
+        self._tensors = self._tensors_after = tensors_of(model)
+        self._names = {id(tensor): name for name, tensor in self._tensors.items()}
+        self._drawn = draws.loud(model, self._outputs)
+        self._drawn_after = dict(self._drawn)
+        # All layers are watched: where channels come to be in another order, one may be given what is another's.
+        self._watched = {**self._readers, **{name: model.get_submodule(name) for name in graph.called}}
+        depthwise = {name: self._outputs.get(name, []) for name, one in self._watched.items() if is_depthwise(one)}
+        self._lost = {name: depthwise.get(name, self._inputs.get(name, [])) for name in self._watched}
+        self._plain = StandIns(plain_layers(model), self._inputs, self._outputs)
+        self._fed: dict[str, frozenset[int]] = {}
+        unknown = [
+            Fault(f"read by {name}, a {type(reader).__name__}, for which the cut cannot be checked", near, True)
+            for name, reader in self._readers.items()
+            if not isinstance(reader, (nn.modules.conv._ConvNd, nn.Linear, nn.RNNBase))
+            for near in [touching(removals, [name])]
         ]
-        self._trained: list[Tensor] = []
-        self._is_steady = False
-        with contextlib.suppress(Exception):  # such as a batch norm that is given a single value
-            first, again = (self._train(self._masked_values, seed) for seed in (0, 1))
-            self._trained = first if all(bool(tensor.isfinite().all()) for tensor in first) else []
-            self._is_steady = all(torch.equal(*pair) for pair in zip(first, again, strict=True))
+        if unknown:
+            raise TrialFailedError(*unknown)
+        self._candidates, self._width, self._graph = (example_inputs, draws.inputs), width, graph
 
-    def check(self, replacements: Sequence[Replacement]) -> None:
+    def check(self, dense: Snapshot, cut: Snapshot, replacements: Sequence[Replacement]) -> None:
         """Compare the network, which was cut since.
 
         Args:
+            dense: The network before the cut.
+            cut: The network as it is now.
             replacements: The parameters that were replaced, in the order of their replacement.
 
         Raises:
-            RefusedError: It does not compute the same.
+            TrialFailedError: It does not compute the same, or the dense network cannot show whether it does.
+            ValueError: It computes no finite numbers because a weight or the example input is none.
         """
+        self._tensors_after = tensors_of(self._model)
         self._cut_drawn(replacements)
-        for wanted in self._passes:
-            found = self._run(wanted.inputs, self._values(wanted.drawn, wanted.width), wanted.width, {}, set())
-            tolerance = _TOLERANCE_WIDENED if wanted.width is torch.float64 else None
-            for name, expected in wanted.seen.items():
-                _compare(expected, found.get(name, []), name, tolerance)
-        if not self._trained:
-            return
-        try:
-            trained = self._train(self._values)
-        except Exception as error:
-            raise RefusedError(
-                f"it cannot be cut: in training mode the forward pass fails then: {type(error).__name__}: {error}"
-            ) from error
-        # What dropout and its like draw depends on the shapes that they meet: there the shapes alone are compared.
-        _compare(self._trained, trained, _OUTPUT, _TOLERANCE_TRAINING if self._is_steady else float("inf"))
+        passes = self._passes()
+        while True:
+            dense.restore()
+            wanted = next(passes, None)
+            cut.restore()
+            if wanted is None:
+                return
+            faults = self._repeat(wanted)
+            if not all(fault.doubtful for fault in faults):
+                faults = [fault for fault in faults if not fault.doubtful]
+            elif faults and wanted.width is torch.float32:
+                faults = self._repeat_wider(wanted, dense, cut, faults)
+            if faults:
+                raise TrialFailedError(*faults)
 
-    def _passes_that_show(self, candidates: Sequence[Any], drawn: bool, width: torch.dtype) -> list[_Pass]:
+    def _repeat_wider(self, wanted: _Pass, dense: Snapshot, cut: Snapshot, faults: list[Fault]) -> list[Fault]:
+        """Whether what was found in float32 is there in float64 too."""
+        dense.restore()
+        try:
+            again = self._record(_Pass(wanted.inputs, wanted.drawn, torch.float64), set())
+        except Exception:  # code may insist on a data type
+            return faults
+        finally:
+            cut.restore()
+        return self._repeat(again) if again.is_finite() else faults
+
+    # The dense network
+
+    def _passes(self) -> Iterator[_Pass]:
+        """Passes of the dense network, each made when it is asked for."""
+        example, noise = self._candidates
+        last = None
+        for candidates, drawn in (([example], False), ([noise, example], True)):
+            for last in self._passes_that_show(candidates, drawn):
+                yield last
+        made = None
+        with contextlib.suppress(Exception):  # such as a batch norm that is given a single value
+            made = self._pass_of_training(last) if last is not None else None
+        if made is not None:
+            yield made
+
+    def _passes_that_show(self, candidates: Sequence[Any], drawn: bool) -> Iterator[_Pass]:
         """Try the candidates in turn, until a pass has reached every layer that reads removed channels.
 
-        Returns:
-            All passes that could be made: those that reached less, as where the data decide which way they go, are of
-            use all the same.
+        Yields:
+            All passes that could be made: those that reach less, as where the data decide which way they go, are of use
+            all the same.
         """
-        passes: list[_Pass] = []
         reached: set[str] = set()
-        reason = ""
+        reason, silent = "", list(self._readers)
         for inputs in candidates:
             try:
-                dtype, seen = self._run_as_wide_as_possible(inputs, drawn, width, reached)
+                made = self._run_as_wide_as_possible(inputs, drawn, reached)
             except Exception as error:  # The network may refuse random inputs in any way.
                 reason = f"{type(error).__name__}: {error}"
                 continue
-            if not all(bool(tensor.isfinite().all()) for tensors in seen.values() for tensor in tensors):
+            if not made.is_finite():
                 if not drawn:
                     _check_finite(self._model, inputs)
                 reason = "not all that is computed is finite"
                 continue
-            passes.append(_Pass(inputs, drawn, dtype, seen))
+            reason = ""
+            yield made
             silent = [name for name in self._readers if name not in reached]
             if not silent or not drawn:  # an example of silence is no fault of the network
-                return passes
-            reason = f"{silent[0]}, which reads it, was given nothing but zeros"
-        kind = "random weights" if drawn else "the example input"
-        raise RefusedError(f"it cannot be shown to be right on {kind}: {reason}")
+                return
+        what = f"it cannot be shown to be right on {'random weights' if drawn else 'the example input'}: "
+        if reason:
+            raise TrialFailedError(Fault(what + reason))
+        faults = []
+        for name in silent:
+            near = touching(self._removals, [name])
+            faults.append(Fault(f"{what}{name}, which reads it, was given nothing but zeros", near, len(near) == 1))
+        raise TrialFailedError(*faults)
 
-    def _run_as_wide_as_possible(
-        self, inputs: Any, drawn: bool, width: torch.dtype, reached: set[str]
-    ) -> tuple[torch.dtype, dict[str, list[Tensor]]]:
+    def _run_as_wide_as_possible(self, inputs: Any, drawn: bool, reached: set[str]) -> _Pass:
         try:
-            return width, self._run(inputs, self._masked_values(drawn, width), width, self._outputs, reached)
+            return self._record(_Pass(inputs, drawn, self._width if drawn else torch.float32), reached)
         except Exception:  # Code that insists on a data type fails in any way; as it stands it ran before.
-            return _OWN, self._run(inputs, self._masked_values(drawn, _OWN), _OWN, self._outputs, reached)
+            return self._record(_Pass(inputs, drawn, _OWN), reached)
 
-    def _masked_values(self, drawn: bool, width: torch.dtype) -> dict[str, Tensor]:
-        values = self._values(drawn, width)
+    def _pass_of_training(self, last: _Pass) -> _Pass | None:
+        """The last of the passes in training mode; ``None`` where that gives no finite numbers."""
+        traced = set(self._graph.called)
+        untraced: list[str] = []
+        handles = [
+            module.register_forward_pre_hook(lambda *_, name=name: untraced.append(name))
+            for name, module in self._model.named_modules()
+            if is_layer(module) and name not in traced
+        ]
+        try:
+            made = self._record(_Pass(last.inputs, last.drawn, last.width, training=True), set())
+        finally:
+            for handle in handles:
+                handle.remove()
+        if not all(bool(tensor.isfinite().all()) for tensor in made.outputs):
+            return None
+        if untraced:
+            with contextlib.suppress(Exception):  # only needed to tell which removal is at fault
+                self._find_feeders(last, untraced)
+        return made
+
+    def _find_feeders(self, like: _Pass, readers: Sequence[str]) -> None:
+        """Which removals reach layers that no trace has seen, because only training mode calls them."""
+        values = self._masked_values(like)
+        values |= {key: tensor.detach() for key, tensor in self._model.named_parameters() if key not in values}
+        values = {
+            key: value.clone() if key.endswith(STATISTICS) else value.requires_grad_(value.is_floating_point())
+            for key, value in values.items()
+        }
+        with unchanged(self._model), torch.enable_grad(), same_random_state(), eager():
+            self._model.train()
+            fed = layers_before(
+                self._model,
+                readers,
+                lambda: torch.func.functional_call(self._model, values, *_call_of(like)),
+            )
+        for name, sources in fed.items():
+            near = [number for number, removal in enumerate(self._removals) if sources & set(removal.outputs)]
+            self._fed[name] = frozenset(near)
+
+    def _masked_values(self, made: _Pass) -> dict[str, Tensor]:
+        values = self._values(made)
         for name, reader in self._readers.items():
+            if made.drawn and name in self._plain.layers:
+                continue  # noise stands in for it
             for key in _input_weights(name, reader):
                 weight = values[key] if key in values else self._model.get_parameter(key)
                 values[key] = _masked(reader, weight, self._inputs[name])
         return values
 
-    def _values(self, drawn: bool, width: torch.dtype) -> dict[str, Tensor]:
+    def _values(self, made: _Pass, *, cut: bool = False) -> dict[str, Tensor]:
         """What a pass computes with in place of the network's own tensors."""
+        drawn: Mapping[str, Tensor] = (self._drawn_after if cut else self._drawn) if made.drawn else {}
         values = {}
-        for name, tensor in _tensors_of(self._model).items():
-            dtype = _widened(tensor.dtype, width)
-            if drawn and name in self._drawn:
-                values[name] = self._drawn[name].to(dtype)
+        for name, tensor in (self._tensors_after if cut else self._tensors).items():
+            dtype = _widened(tensor.dtype, made.width)
+            if name in drawn:
+                values[name] = drawn[name].to(dtype)
             elif dtype != tensor.dtype:
                 values[name] = tensor.detach().to(dtype)
         return values
+
+    def _record(self, made: _Pass, reached: set[str]) -> _Pass:
+        """Run the dense network, and fill ``made`` with what it computes; once more where that is drawn in part.
+
+        Returns:
+            ``made``. The names of readers that are given anything but zeros are added to ``reached``.
+        """
+        self._run(made, reached)
+        if made.random:
+            again = dataclasses.replace(made, calls={}, called=[], outputs=[])
+            made.compare(self._run(again, reached, seed=1))
+        return made
+
+    def _run(self, made: _Pass, reached: set[str], seed: int = 0) -> _Pass:
+        left = _REMEMBERED
+
+        def note(name: str, reader: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            nonlocal left
+            leaves = tree_leaves((args, kwargs)) if name in self._readers else []
+            if any(bool(leaf.any()) for leaf in leaves if isinstance(leaf, Tensor)):
+                reached.add(name)
+            given = given_to(args, kwargs)
+            if given is not None:
+                given = without(given, self._lost[name], channel_axis(reader))
+            whole = given is not None and given.numel() <= left
+            if given is not None and not whole:
+                given = _sample(given)
+            left -= given.numel() if whole and given is not None else 0
+            tensors = float_tensors(output)
+            if name in self._outputs:
+                tensors = [without(tensor, self._outputs[name], channel_axis(reader)) for tensor in tensors]
+            made.calls.setdefault(name, []).append(_Call(given, whole, [_sample(tensor) for tensor in tensors]))
+            made.called.append(name)
+
+        values = self._masked_values(made)
+        with self._ready(made, seed):
+            states = _random_states()
+            if made.drawn:
+                self._plain.take_over(cut=False)
+            else:
+                self._plain.learn()
+            for name, reader in self._watched.items():
+                reader.register_forward_hook(lambda *call, name=name: note(name, *call), with_kwargs=True)
+            made.outputs = float_tensors(self._compute(made, values))
+            made.random = states != _random_states()
+        return made
+
+    # The cut network
+
+    def _repeat(self, wanted: _Pass) -> list[Fault]:
+        """Run the cut network as the dense one was run, and tell where it computes something else."""
+        faults: list[Fault] = []
+        finished: set[str] = set()
+        waiting = {name: list(calls) for name, calls in wanted.calls.items()}
+
+        def give(name: str, reader: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if not waiting.get(name):
+                return None  # not so often in the dense network; the outputs tell
+            call, given = waiting[name][0], given_to(args, kwargs)
+            tolerance = wanted.tolerance if call.steady else math.inf
+            if call.given is None or given is None:
+                return None
+            found = given if call.whole else _sample(given)
+            difference: _Difference | None
+            if found.shape != call.given.shape:
+                difference = _Difference(_reason_of_shape(name, reader, args, kwargs))
+            else:
+                difference = _difference([call.given], [found], f"the input of {name}", tolerance)
+            if difference is not None:
+                differing = None
+                if call.whole and found.shape == call.given.shape:
+                    kept = kept_channels(self._lost[name], found.shape[channel_axis(reader)])
+                    differing = kept[_differing(call.given, found, channel_axis(reader))]
+                near, certain = at_input(self._removals, name, self._graph.feeders(name), differing)
+                faults.append(Fault(difference.reason, near, certain, difference.doubtful))
+            if not call.whole:
+                return None
+            return ((call.given, *args[1:]), kwargs) if args else (args, {**kwargs, "input": call.given})
+
+        def take(name: str, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+            finished.add(name)
+            if waiting.get(name):
+                call = waiting[name].pop(0)
+                found = [_sample(one) for one in float_tensors(output)]
+                difference = _difference(call.computed, found, name, wanted.tolerance if call.steady else math.inf)
+                if difference is not None and not faults:
+                    near = touching(self._removals, [name])
+                    faults.append(Fault(difference.reason, near, len(near) == 1, difference.doubtful))
+
+        values = self._values(wanted, cut=True)
+        try:
+            with self._ready(wanted):
+                if wanted.drawn:
+                    self._plain.take_over(cut=True)
+                for name, reader in self._watched.items():
+                    reader.register_forward_pre_hook(lambda *call, name=name: give(name, *call), with_kwargs=True)
+                    reader.register_forward_hook(lambda *call, name=name: take(name, *call))
+                outputs = float_tensors(self._compute(wanted, values))
+        except Exception as error:
+            failing = failing_module(error, self._model)
+            near = self._fed.get(failing or "", frozenset())
+            certain = bool(near)
+            if not near:
+                near = at_failure(self._removals, self._model, error, wanted.called, finished)
+            when = "in training mode the forward pass fails then: " if wanted.training else ""
+            return faults or [Fault(f"it cannot be cut: {when}{type(error).__name__}: {error}", near, certain)]
+        difference = _difference(wanted.outputs, outputs, _OUTPUT, wanted.tolerance if wanted.steady else math.inf)
+        return faults or ([] if difference is None else [Fault(difference.reason, doubtful=difference.doubtful)])
 
     def _cut_drawn(self, replacements: Sequence[Replacement]) -> None:
         for replacement in replacements:
             name = self._names.pop(id(replacement.old))
             self._names[id(replacement.new)] = name
-            self._drawn[name] = slices(self._drawn[name], replacement.kept, replacement.dim)
+            if name in self._drawn_after:
+                self._drawn_after[name] = slices(self._drawn_after[name], replacement.kept, replacement.dim)
         for name, idxs in self._outputs.items():
-            for statistic in _STATISTICS:
+            for statistic in STATISTICS:
                 key = f"{name}.{statistic}" if name else statistic
-                if key in self._drawn:
-                    self._drawn[key] = _without(self._drawn[key], idxs, 0)
+                if key in self._drawn_after:
+                    self._drawn_after[key] = without(self._drawn_after[key], idxs, 0)
 
-    def _run(
-        self,
-        inputs: Any,
-        values: dict[str, Tensor],
-        width: torch.dtype,
-        removed: dict[str, list[int]],
-        reached: set[str],
-    ) -> dict[str, list[Tensor]]:
-        """One forward pass in evaluation mode: the network's outputs and those of every reader.
+    # Both
 
-        Returns:
-            Name of a reader -> what it computes, without the channels ``removed`` from its own output. The names of
-            readers that are given anything but zeros are added to ``reached``.
-        """
-        seen: dict[str, list[Tensor]] = {}
+    @contextlib.contextmanager
+    def _ready(self, wanted: _Pass, seed: int = 0) -> Iterator[None]:
+        mode = contextlib.nullcontext() if wanted.training else evaluating(self._model)
+        with unchanged(self._model), mode, torch.no_grad(), same_random_state(seed), eager():
+            if wanted.training:
+                self._model.train()
+            yield
 
-        def note(name: str, reader: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-            if any(bool(leaf.any()) for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)):
-                reached.add(name)
-            tensors = float_tensors(output)
-            if name in removed:
-                tensors = [_without(tensor, removed[name], _channel_axis(reader)) for tensor in tensors]
-            seen.setdefault(name, []).extend(_sample(tensor) for tensor in tensors)
-
-        args, kwargs = as_call(tree_map(lambda leaf: _to_width(leaf, width), inputs))
-        with unchanged(self._model), evaluating(self._model), torch.no_grad(), same_random_state(), eager():
-            for name, reader in self._readers.items():
-                reader.register_forward_hook(lambda *call, name=name: note(name, *call))
-            outputs = torch.func.functional_call(self._model, values, args, kwargs)
-        seen[_OUTPUT] = float_tensors(outputs)
-        return seen
-
-    def _train(self, values_of: Callable[[bool, torch.dtype], dict[str, Tensor]], seed: int = 0) -> list[Tensor]:
-        """What the network returns in training mode, for the last of the passes."""
-        wanted = self._passes[-1]
-        values = values_of(wanted.drawn, wanted.width)
-        values |= {name: value.clone() for name, value in values.items() if name.endswith(_STATISTICS)}
-        args, kwargs = as_call(tree_map(lambda leaf: _to_width(leaf, wanted.width), wanted.inputs))
-        with unchanged(self._model), torch.no_grad(), same_random_state(seed), eager():
-            self._model.train()
-            return float_tensors(torch.func.functional_call(self._model, values, args, kwargs))
+    def _compute(self, wanted: _Pass, values: dict[str, Tensor]) -> Any:
+        if wanted.training:
+            values = {name: value.clone() if name.endswith(STATISTICS) else value for name, value in values.items()}
+        args, kwargs = _call_of(wanted)
+        return torch.func.functional_call(self._model, values, args, kwargs)
 
 
 _OUTPUT = "the network's output"
-_STATISTICS = ("running_mean", "running_var")
 
 
-def _tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, without those of compiled parts (TorchScript), which cannot be replaced."""
-    compiled = tuple(f"{name}." for name, part in model.named_modules() if isinstance(part, torch.jit.ScriptModule))
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    return {name: tensor for name, tensor in tensors.items() if not name.startswith(compiled)}
+def _equal(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    return len(some) == len(others) and all(torch.equal(*pair) for pair in zip(some, others, strict=True))
+
+
+def _call_of(wanted: _Pass) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return as_call(tree_map(lambda leaf: _to_width(leaf, wanted.width), wanted.inputs))
+
+
+def _random_states() -> tuple[Any, ...]:
+    """Where the generators stand that code of a network may draw from."""
+    of_numpy: Any = np.random.get_state()  # noqa: NPY002 - it is the user's code that may draw from it
+    return torch.get_rng_state().numpy().tobytes(), random.getstate(), of_numpy[1].tobytes(), of_numpy[2:]
 
 
 def _merged(parts: Sequence[Any]) -> dict[str, list[int]]:
@@ -268,12 +494,6 @@ def _to_width(leaf: Any, width: torch.dtype) -> Any:
     return leaf.to(_widened(leaf.dtype, width)) if isinstance(leaf, Tensor) else leaf
 
 
-def _without(tensor: Tensor, idxs: Sequence[int], axis: int) -> Tensor:
-    keep = torch.ones(tensor.shape[axis], dtype=torch.bool)
-    keep[torch.tensor(idxs, dtype=torch.long)] = False
-    return tensor.index_select(axis, keep.nonzero()[:, 0].to(tensor.device))
-
-
 def _check_finite(model: nn.Module, example_inputs: Any) -> None:
     """Say where it comes from that a forward pass does not give finite numbers, where that can be told."""
     if not all(_is_finite(leaf) for leaf in tree_leaves(example_inputs)):
@@ -281,7 +501,7 @@ def _check_finite(model: nn.Module, example_inputs: Any) -> None:
             "`apply_plan(example_inputs=...)`: expected finite numbers, found NaN or infinity. Pass a sample that the "
             "network could be trained on, or noise of its shape."
         )
-    for name, tensor in _tensors_of(model).items():
+    for name, tensor in tensors_of(model).items():
         if not _is_finite(tensor):
             raise ValueError(
                 f"`apply_plan(model=...)`: expected finite numbers in {name}, found NaN or infinity in "
@@ -292,37 +512,6 @@ def _check_finite(model: nn.Module, example_inputs: Any) -> None:
 
 def _is_finite(leaf: Any) -> bool:
     return not isinstance(leaf, Tensor) or bool(leaf.isfinite().all())
-
-
-# Random weights and inputs
-
-
-def _noise_like(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """Noise of about unit size that is nowhere negative where ``tensor`` is not, for code may take its root or log."""
-    noise = torch.randn(
-        tensor.shape, generator=generator, dtype=torch.float64 if tensor.dtype == torch.float64 else None
-    )
-    if bool((tensor >= 0).all()):
-        noise = noise.abs_().add_(0.5)
-    elif bool((tensor <= 0).all()):
-        noise = noise.abs_().add_(0.5).neg_()
-    return noise.to(tensor.device)
-
-
-def _draw_weight(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """In place of a parameter or statistic, at a scale that lets signals through many layers."""
-    noise = _noise_like(tensor, generator)
-    fan_in = tensor[0].numel() if tensor.ndim > 1 and max(tensor.shape) < tensor.numel() else 1
-    return noise.mul_((2 / fan_in) ** 0.5) if fan_in > 1 else noise
-
-
-def _draw_input(leaf: Any, generator: torch.Generator) -> Any:
-    if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or leaf.numel() < 2:
-        return leaf
-    scale = leaf.detach().abs().max().to(torch.float32).nan_to_num(1.0, 1.0, 1.0)
-    silent = not bool(scale)
-    noise = _noise_like(leaf.detach(), generator) if not silent else torch.randn(leaf.shape, generator=generator)
-    return (noise if silent else noise / 2 * scale.to(noise)).to(leaf)
 
 
 # Layers that read channels
@@ -336,11 +525,6 @@ def _input_weights(name: str, reader: nn.Module) -> list[str]:
         else ["weight"]
     )
     return [f"{name}.{key}" if name else key for key in keys]
-
-
-def _check_reader(name: str, reader: nn.Module) -> None:
-    if not isinstance(reader, (nn.modules.conv._ConvNd, nn.Linear, nn.RNNBase)):
-        raise RefusedError(f"read by {name}, a {type(reader).__name__}, for which the cut cannot be checked")
 
 
 def _masked(reader: Any, weight: Tensor, idxs: Sequence[int]) -> Tensor:
@@ -357,10 +541,6 @@ def _masked(reader: Any, weight: Tensor, idxs: Sequence[int]) -> Tensor:
     return masked
 
 
-def _channel_axis(reader: nn.Module) -> int:
-    return -1 - len(reader.kernel_size) if isinstance(reader, nn.modules.conv._ConvNd) else -1
-
-
 # Comparison
 
 
@@ -370,19 +550,44 @@ def _sample(tensor: Tensor) -> Tensor:
     return tensor.flatten()[::step].clone()
 
 
-def _compare(expected: list[Tensor], found: list[Tensor], where: str, tolerance: float | None) -> None:
+@dataclass(frozen=True)
+class _Difference:
+    """That something else was found than expected; doubtful where it may be rounding that was blown up."""
+
+    reason: str
+    doubtful: bool = False
+
+
+def _difference(expected: list[Tensor], found: list[Tensor], where: str, tolerance: float | None) -> _Difference | None:
+    """In what tensors differ beyond rounding, if so."""
     if [tensor.shape for tensor in expected] != [tensor.shape for tensor in found]:
         if where == _OUTPUT:
-            raise RefusedError("its filters are outputs of the network")
-        raise RefusedError(f"the cut changes the shape of what {where} computes")
+            return _Difference("its filters are outputs of the network")
+        return _Difference(f"the cut changes the shape of what {where} computes")
     for dense, pruned in zip(expected, found, strict=True):
         if not dense.numel():
             continue
-        exact = dense.cpu().double()  # some devices have no float64
-        error = (exact - pruned.cpu().double()).abs().max() / exact.abs().max().clamp(min=1e-30)
+        exact = _sample(dense).cpu().double()  # some devices have no float64
+        error = (exact - _sample(pruned).cpu().double()).abs().max() / exact.abs().max().clamp(min=1e-30)
         at_most = _TOLERANCE.get(dense.dtype, 0.0) if tolerance is None else tolerance
         if not error <= at_most:  # written so that NaN is refused
-            raise RefusedError(
+            return _Difference(
                 f"the cut changes what the other channels compute (relative error {error:.1e} in {where}, at most "
-                f"{at_most:.0e} is rounding)"
+                f"{at_most:.0e} is rounding)",
+                bool(error <= _DOUBTFUL),
             )
+    return None
+
+
+def _reason_of_shape(name: str, reader: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    try:
+        reader.forward(*args, **kwargs)
+    except Exception as error:  # PyTorch's own words
+        return f"it cannot be cut: {type(error).__name__}: {error}"
+    return f"the cut changes the shape of what {name} is given"
+
+
+def _differing(expected: Tensor, found: Tensor, axis: int) -> Tensor:
+    """Which channels are farther off than a thousandth of the one that is farthest off."""
+    error = (expected.double() - found.double()).abs().movedim(axis, 0).flatten(1).amax(dim=1)
+    return ~(error <= 1e-3 * error.max()).cpu()

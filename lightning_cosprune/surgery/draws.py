@@ -1,0 +1,266 @@
+"""Random values for a trial, in place of those that a network has: these can hide a wrong cut.
+
+How a convolution, linear or recurrent layer itself is cut is a matter of slices; what lies between such layers is in
+question. So they are not computed on random weights but stand aside for noise, which costs next to nothing and is as
+loud behind the last layer of a network as behind the first.
+"""
+
+from __future__ import annotations
+
+import functools
+import zlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from lightning_cosprune.network.layers import is_depthwise, is_layer
+
+__all__ = ["STATISTICS", "Draws", "StandIns", "draw", "plain_layers", "tensors_of"]
+
+STATISTICS = ("running_mean", "running_var")
+"""Buffers of batch norms that are drawn too."""
+
+_LOUD = 100
+"""How much louder than the others the channels are that are to go, in the passes on random values.
+
+Whoever listens to them although no layer is known to read them, be it as softly as local response normalisation, is
+heard; those that are known to read them ignore them.
+"""
+
+_FORWARDS = {
+    layer.forward
+    for layer in (
+        *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+        *(nn.Linear, nn.RNN, nn.GRU, nn.LSTM),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What stands in for a network's tensors and inputs.
+
+    Attributes:
+        tensors: Name of a parameter or statistic -> values of its shape.
+        inputs: Noise in the form of the example input.
+    """
+
+    tensors: Mapping[str, Tensor]
+    inputs: Any
+
+    def loud(self, model: nn.Module, outputs: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+        """The tensors, with filters that are to go made loud.
+
+        Args:
+            model: The network.
+            outputs: Name of a module -> channels of its output that are to go.
+
+        Returns:
+            Name -> values.
+        """
+        values = dict(self.tensors)
+        for name, idxs in outputs.items():
+            layer = model.get_submodule(name)
+            if is_layer(layer) and not getattr(layer, "transposed", False):
+                for key in (f"{name}.weight" if name else "weight", f"{name}.bias" if name else "bias"):
+                    if key in values:
+                        values[key] = values[key].clone()
+                        values[key][idxs] *= _LOUD
+        return values
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What a call of a layer looked like.
+
+    Attributes:
+        given: Shape and data type of its input.
+        made: Shape and data type of each tensor that it returned, and whether that was nowhere negative, as code may
+            take its root or log. Units that are off are not to stay so.
+        structure: How they were nested.
+    """
+
+    given: tuple[torch.Size, torch.dtype]
+    made: tuple[tuple[torch.Size, torch.dtype, bool], ...]
+    structure: Any
+
+
+@dataclass
+class StandIns:
+    """Noise in place of what the layers of a network compute.
+
+    Attributes:
+        layers: Name -> layer.
+        inputs: Name of a layer -> channels of its input that are to go.
+        outputs: Likewise of its output.
+    """
+
+    layers: Mapping[str, nn.Module]
+    inputs: Mapping[str, Sequence[int]]
+    outputs: Mapping[str, Sequence[int]]
+    _forms: dict[str, list[_Form | None]] = field(default_factory=dict)
+    _depthwise: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        self._depthwise = frozenset(name for name, layer in self.layers.items() if is_depthwise(layer))
+
+    def learn(self) -> None:
+        """Change the layers until their owner puts them back: they note what they are given and return."""
+        self._forms.clear()
+        for name, layer in self.layers.items():
+            layer.register_forward_hook(functools.partial(self._note, name), with_kwargs=True)
+
+    def take_over(self, *, cut: bool) -> None:
+        """Change the layers until their owner puts them back: they return noise where they are called as they were.
+
+        Args:
+            cut: Whether they have lost the channels.
+        """
+        calls = dict.fromkeys(self.layers, 0)
+        for name, layer in self.layers.items():
+            vars(layer)["forward"] = functools.partial(self._answer, name, layer.forward, calls, cut)
+
+    def _note(self, name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        given = given_to(args, kwargs)
+        leaves, structure = tree_flatten(output)
+        form = None
+        if given is not None and all(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in leaves):
+            made = tuple((leaf.shape, leaf.dtype, bool((leaf >= 0).all())) for leaf in leaves)
+            form = _Form((given.shape, given.dtype), made, structure)
+        self._forms.setdefault(name, []).append(form)
+
+    def _answer(
+        self, name: str, forward: Callable[..., Any], calls: dict[str, int], cut: bool, *args: Any, **kwargs: Any
+    ) -> Any:
+        number, given = calls[name], given_to(args, kwargs)
+        calls[name] += 1
+        form = next(iter(self._forms.get(name, [])[number:]), None)
+        if form is None or given is None:
+            return forward(*args, **kwargs)
+        shape, dtype = form.given
+        axis = channel_axis(self.layers[name])
+        lost = self.outputs if name in self._depthwise else self.inputs
+        gone = len(lost.get(name, ())) if cut else 0
+        if given.ndim != len(shape) or given.shape != _fewer(shape, axis, gone):
+            return forward(*args, **kwargs)
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{name} {number}".encode()))
+        leaves = []
+        for size, of_leaf, positive in form.made:
+            noise = _signed(torch.randn(size, generator=generator), int(positive))
+            if name in self.outputs:
+                going = torch.tensor(self.outputs[name])
+                if cut:
+                    noise = without(noise, self.outputs[name], axis)
+                else:
+                    noise.index_copy_(axis % noise.ndim, going, noise.index_select(axis, going) * _LOUD)
+            leaves.append(noise.to(device=given.device, dtype=given.dtype if of_leaf == dtype else of_leaf))
+        return tree_unflatten(leaves, form.structure)
+
+
+def plain_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Name -> layer whose weight is stored, and that computes what PyTorch's own layer of its kind does."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if (is_layer(module) or isinstance(module, nn.RNNBase))
+        and type(module).forward in _FORWARDS
+        and not module._forward_pre_hooks
+        and not parametrize.is_parametrized(module)
+    }
+
+
+def given_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """What a layer is called with, where that is a tensor."""
+    given = args[0] if args else kwargs.get("input")
+    return given if isinstance(given, Tensor) else None
+
+
+def channel_axis(layer: nn.Module) -> int:
+    """The axis, from the last, that counts channels of what a layer is given and returns."""
+    return -1 - len(layer.kernel_size) if isinstance(layer, nn.modules.conv._ConvNd) else -1
+
+
+def kept_channels(removed: Sequence[int], left: int) -> Tensor:
+    """Numbers of the channels that are left, counted before the cut."""
+    keep = torch.ones(left + len(removed), dtype=torch.bool)
+    keep[torch.tensor(removed, dtype=torch.long)] = False
+    return keep.nonzero()[:, 0]
+
+
+def without(tensor: Tensor, removed: Sequence[int], axis: int) -> Tensor:
+    """A tensor without some of the channels on an axis."""
+    return tensor.index_select(axis, kept_channels(removed, tensor.shape[axis] - len(removed)).to(tensor.device))
+
+
+def _fewer(shape: torch.Size, axis: int, gone: int) -> torch.Size:
+    sizes = list(shape)
+    sizes[axis] -= gone
+    return torch.Size(sizes)
+
+
+def draw(model: nn.Module, example_inputs: Any, without: Collection[nn.Module] = ()) -> Draws:
+    """Draw values for the floating-point parameters and batch-norm statistics, and for the input.
+
+    Args:
+        model: The network; left as it was found.
+        example_inputs: As for ``apply_plan``.
+        without: Layers whose parameters are not needed.
+
+    Returns:
+        The same at every call for the same network.
+    """
+    generator = torch.Generator().manual_seed(0)
+    unneeded = {id(parameter) for layer in without for parameter in layer.parameters(recurse=False)}
+    tensors = {
+        name: _draw_weight(tensor.detach(), generator)
+        for name, tensor in tensors_of(model).items()
+        if id(tensor) not in unneeded
+        and tensor.is_floating_point()
+        and (isinstance(tensor, nn.Parameter) or name.endswith(STATISTICS))
+    }
+    return Draws(tensors, tree_map(lambda leaf: _draw_input(leaf, generator), example_inputs))
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, without those of compiled parts (TorchScript), which cannot be replaced."""
+    compiled = tuple(f"{name}." for name, part in model.named_modules() if isinstance(part, torch.jit.ScriptModule))
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(compiled)}
+
+
+def _noise_like(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """Noise of about unit size that is nowhere negative where ``tensor`` is not, for code may take its root or log."""
+    noise = torch.randn(
+        tensor.shape, generator=generator, dtype=torch.float64 if tensor.dtype == torch.float64 else None
+    )
+    return _signed(noise, _sign(tensor)).to(tensor.device)
+
+
+def _sign(tensor: Tensor) -> int:
+    """1 where it is nowhere negative, -1 where it is nowhere positive, else 0."""
+    return 1 if bool((tensor >= 0).all()) else -1 if bool((tensor <= 0).all()) else 0
+
+
+def _signed(noise: Tensor, sign: int) -> Tensor:
+    return noise.abs_().add_(0.5).mul_(sign) if sign else noise
+
+
+def _draw_weight(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """In place of a parameter or statistic, at a scale that lets signals through many layers."""
+    noise = _noise_like(tensor, generator)
+    fan_in = tensor[0].numel() if tensor.ndim > 1 and max(tensor.shape) < tensor.numel() else 1
+    return noise.mul_((2 / fan_in) ** 0.5) if fan_in > 1 else noise
+
+
+def _draw_input(leaf: Any, generator: torch.Generator) -> Any:
+    if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or leaf.numel() < 2:
+        return leaf
+    scale = leaf.detach().abs().max().to(torch.float32).nan_to_num(1.0, 1.0, 1.0)
+    silent = not bool(scale)
+    noise = _noise_like(leaf.detach(), generator) if not silent else torch.randn(leaf.shape, generator=generator)
+    return (noise if silent else noise / 2 * scale.to(noise)).to(leaf)
