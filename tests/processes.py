@@ -1,11 +1,13 @@
-"""Programs of these tests that start processes of their own, under a time limit: what goes wrong is often a hang."""
+"""Processes of these tests' own, under a time limit: what goes wrong there is often a hang."""
 
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -34,3 +36,24 @@ def launch(
             **variables,
         },
     )
+
+
+def told_to_nobody(ask: Callable[[], object]) -> str:
+    """The error that ``ask`` gives a user without rights, to whom permissions mean something."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        signal.alarm(120)  # the end of a child that waits for ever: it then tells nothing
+        try:
+            if os.getuid() == 0:
+                os.setuid(65534)
+            ask()
+            os.write(writer, b"nothing")
+        except BaseException as error:
+            os.write(writer, f"{type(error).__name__}: {error}".encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    os.waitpid(child, 0)
+    with os.fdopen(reader) as told:
+        return told.read()

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and a full disk that is told as one."""
+"""Files that are there whole or not at all, and a disk that is full or may not be written to, told as that."""
 
 from __future__ import annotations
 
@@ -22,9 +22,14 @@ def written_beside(target: Path, *, to_disk: bool = True) -> Iterator[IO[bytes]]
         to_disk: Whether the name waits until the disk has the bytes, so that a machine that goes down takes nothing
             along. For thousands of small files that are verified afterwards anyway it costs too much.
 
+    Raises:
+        IsADirectoryError: A folder has that name.
+
     Yields:
         What to write into, ``<target>.part``. Whatever raises within leaves ``target`` as it was and no other file.
     """
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
     partial = target.with_name(f"{target.name}.part")
     try:
         with partial.open("wb") as file:
@@ -40,8 +45,8 @@ def written_beside(target: Path, *, to_disk: bool = True) -> Iterator[IO[bytes]]
 
 
 @contextlib.contextmanager
-def telling_full_disk(folder: Path, owner: str, needed: int | None = None, again: str = "") -> Iterator[None]:
-    """Let an error say so where the disk is full: where, how much is missing, what to do.
+def writing_to(folder: Path, owner: str, needed: int | None = None, again: str = "") -> Iterator[None]:
+    """Let an error of writing say where, why and what to do: how much room is missing, or what may not be written.
 
     Args:
         folder: What is written to.
@@ -50,7 +55,8 @@ def telling_full_disk(folder: Path, owner: str, needed: int | None = None, again
         again: What a rerun does.
 
     Raises:
-        OSError: With the system's own number, where the disk or a quota is full; other errors pass as they are.
+        OSError: With the system's own number and kind, where the disk or a quota is full, or something in ``folder``
+            or on the way to it cannot be written. Other errors pass as they are.
 
     Yields:
         Nothing.
@@ -59,6 +65,12 @@ def telling_full_disk(folder: Path, owner: str, needed: int | None = None, again
         yield
     except Exception as error:
         found = full_disk(error)
+        if found is None and isinstance(error, OSError) and _is_about(error, folder):
+            raise type(error)(
+                error.errno,
+                f"{owner}: expected to be able to write {error.filename}, found {error.strerror!r}. Choose another "
+                "place, or give this user the right to write there.",
+            ) from error
         if found is None:
             raise
         wanted = "room" if needed is None else f"room for {in_words(needed)}"
@@ -67,6 +79,14 @@ def telling_full_disk(folder: Path, owner: str, needed: int | None = None, again
             f"{owner}: expected {wanted} in {folder}, found {in_words(free_bytes(folder))} free "
             f"({found.strerror or found}). Make room there or choose another folder{f'; {again}' if again else ''}.",
         ) from error
+
+
+def _is_about(error: OSError, folder: Path) -> bool:
+    """Whether an error of the system names something in ``folder``, or on the way to it, and not what is read."""
+    if not isinstance(error.filename, (str, os.PathLike)):
+        return False
+    place, folder = Path(error.filename).absolute(), folder.absolute()
+    return place.is_relative_to(folder) or folder.is_relative_to(place)
 
 
 def check_readable(folder: Path, owner: str) -> None:

@@ -157,8 +157,10 @@ def split_fold(
         )
     lost = sorted(set(scene_labels) - set(train["scene_label"].iloc[rows]))
     if lost:
-        more = "" if train_fraction == 1 and listed is None else "Use a larger fraction, or more"
-        more = more or ("Ask for more" if any(names is not None for names in only.values()) else "The set lacks")
+        asked = " and ".join(f"{parameter}={names!r}" for parameter, names in _asked(only))
+        whole = train_fraction == 1 and listed is None
+        how = asked if whole and asked else how
+        more = "Ask for more" if whole else "Use a larger fraction, or more"
         fewer = ", fewer clips than scenes," if len(rows) < len(scene_labels) else ""
         raise ValueError(
             f"{folder.owner}: expected {how} to leave every scene a training clip, found {len(rows)} clips for "

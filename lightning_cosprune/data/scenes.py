@@ -15,7 +15,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_cosprune.arguments import path_of, whole_number
+from lightning_cosprune.arguments import one_of, path_of, whole_number
 from lightning_cosprune.data.augment.augmentation import Augmentation
 from lightning_cosprune.data.augment.transform import BatchTransform, check_augment
 from lightning_cosprune.data.dataset import SceneBatch, SceneDataset, already_collated
@@ -219,12 +219,15 @@ class DCASEScenes(LightningDataModule):
             stage: ``"fit"``, ``"validate"``, ``"test"``, ``"predict"`` or ``None`` for all.
         """
         splits = {
+            None: ("train", "validation", "test", "predict"),
             "fit": ("train", "validation"),
             "validate": ("validation",),
             "test": ("test",),
             "predict": ("predict",),
         }
-        for split in splits.get(stage or "", (stage,) if stage else ("train", "validation", "test", "predict")):
+        if stage is not None:
+            one_of(stage, f"`{type(self).__name__}.setup(stage={{}})`", [name for name in splits if name])
+        for split in splits[stage]:
             self._dataset(split)
         # What is wrong with an augmentation shows now, not at the first batch.
         self._batch_transform()

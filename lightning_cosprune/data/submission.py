@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_cosprune.arguments import names_in, path_of
-from lightning_cosprune.data.disk import telling_full_disk, written_beside
+from lightning_cosprune.data.disk import writing_to, written_beside
 
 
 def write_submission(
@@ -75,7 +75,7 @@ def write_submission(
     table.insert(0, "filename", list(filenames))
     target = path
     text = table.to_csv(sep="\t", index=False, float_format="%.6f", lineterminator="\n").encode()
-    with telling_full_disk(target.parent, f"`write_submission(path={str(target)!r})`", len(text)):
+    with writing_to(target.parent, f"`write_submission(path={str(target)!r})`", len(text)):
         target.parent.mkdir(parents=True, exist_ok=True)
         with written_beside(target) as file:
             file.write(text)

@@ -24,8 +24,10 @@ def read_weights(path: Path, owner: str, kinds: str = "a state dict that loads w
         The mapping in it.
 
     Raises:
-        ValueError: It cannot be read, or holds no mapping.
+        OSError: It cannot be read.
+        ValueError: It is no such file, or holds no mapping.
     """
+    check_file_readable(path, owner)
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and PyTorch each have their own ways to say that a file is no checkpoint
@@ -39,6 +41,22 @@ def read_weights(path: Path, owner: str, kinds: str = "a state dict that loads w
             "`network.state_dict()`, not the network."
         )
     return found
+
+
+def check_file_readable(path: Path, owner: str) -> None:
+    """Refuse a file that this user may not read; what is wrong within is told elsewhere.
+
+    Raises:
+        OSError: With what the system says, such as a ``PermissionError``.
+    """
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise type(error)(
+            f"{owner}: expected a file that can be read at {path}, found {error.strerror!r}. Give this user the right "
+            "to read it."
+        ) from error
 
 
 def check_weights(

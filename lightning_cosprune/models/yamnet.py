@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_cosprune.arguments import path_of
-from lightning_cosprune.models.pretrained import check_weights, read_weights
+from lightning_cosprune.models.pretrained import check_file_readable, check_weights, read_weights
 from lightning_cosprune.models.widths import check_classes, check_widths
 from lightning_cosprune.models.yamnet_patches import log_mel_patches, mel_filters
 
@@ -180,26 +181,35 @@ def read_class_names(path: str | Path) -> list[str]:
             f"{owner}: expected yamnet_class_map.csv, found no file. Download it from tensorflow/models, "
             "research/audioset/yamnet."
         )
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        columns = list(reader.fieldnames or [])
-        if not {"index", "display_name"} <= set(columns):
+    check_file_readable(path, owner)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{owner}: expected UTF-8 text, found {error}. Download the file again.") from error
+    reader = csv.DictReader(io.StringIO(text))
+    columns = list(reader.fieldnames or [])
+    if not {"index", "display_name"} <= set(columns):
+        raise ValueError(
+            f"{owner}: expected a csv file with the columns index and display_name, found "
+            f"{', '.join(columns) or 'an empty file'}. Give yamnet_class_map.csv."
+        )
+    names: list[str] = []
+    for row in reader:
+        if row["index"] != str(len(names)):
             raise ValueError(
-                f"{owner}: expected a csv file with the columns index and display_name, found "
-                f"{', '.join(columns) or 'an empty file'}. Give yamnet_class_map.csv."
+                f"{owner}: expected index {len(names)} in line {reader.line_num}, found {row['index']!r}. The rows "
+                "are in the order of the outputs: download the file again."
             )
-        names: list[str] = []
-        for row in reader:
-            if row["index"] != str(len(names)):
-                raise ValueError(
-                    f"{owner}: expected index {len(names)} in line {reader.line_num}, found {row['index']!r}. The rows "
-                    "are in the order of the outputs: download the file again."
-                )
-            names.append(row["display_name"])
+        if not row["display_name"]:
+            raise ValueError(
+                f"{owner}: expected a display_name in line {reader.line_num}, found none. Download the file again."
+            )
+        names.append(row["display_name"])
     return names
 
 
 def _read(path: Path, owner: str) -> Mapping[str, Any]:
+    check_file_readable(path, owner)
     with path.open("rb") as file:
         if file.read(8)[4:] == _TFLITE_MARK:
             from lightning_cosprune.models.yamnet_tflite import read_tflite

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import csv
+import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from tqdm.auto import tqdm
 
 from lightning_cosprune.arguments import as_real, path_of, whole_number
 from lightning_cosprune.calibration.batches import as_batches, check_runs
+from lightning_cosprune.data.disk import writing_to, written_beside
 from lightning_cosprune.network.channels import ChannelGroup, channel_groups
 from lightning_cosprune.network.layers import check_model, prunable_layers
 from lightning_cosprune.planning.choose import CRITERIA, plan_pruning
@@ -200,15 +203,28 @@ class _Sheet:
         self._known: dict[tuple[str, int], float] = {}
         if path is None or not path.is_file():
             return
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+        owner = f"`sensitivity(kept_in={str(path)!r})`"
+        try:
+            with path.open(encoding="utf-8", newline="") as file:
+                rows = list(csv.DictReader(file))
+        except OSError as error:
+            raise type(error)(
+                f"{owner}: expected a file that can be read, found {error.strerror!r}. Give this user the right to "
+                "read it, or name another file."
+            ) from error
+        except ValueError as error:
+            raise ValueError(f"{owner}: expected scores as csv, found {error}. Name another file.") from error
         for row in rows:
-            if tuple(row) != self._FIELDS or row["what"] != what:
+            scored = None
+            if tuple(row) == self._FIELDS and row["what"] == what:
+                with contextlib.suppress(ValueError, TypeError):
+                    scored = int(row["kept"]), float(row["score"])
+            if scored is None:
                 raise ValueError(
-                    f"`sensitivity(kept_in={str(path)!r})`: expected scores of {what!r}, found {dict(row)!r:.120}. "
-                    "Name another file, or remove this one."
+                    f"{owner}: expected scores of {what!r}, found {dict(row)!r:.120}. Name another file, or remove "
+                    "this one."
                 )
-            self._known[row["layer"], int(row["kept"])] = float(row["score"])
+            self._known[row["layer"], scored[0]] = scored[1]
 
     def value(self, layer: str, kept: int, measure: Callable[[], float]) -> float:
         if (layer, kept) not in self._known:
@@ -219,10 +235,13 @@ class _Sheet:
     def _write(self) -> None:
         if self._path is None:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._path.with_name(f"{self._path.name}.part")
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(self._FIELDS)
-            writer.writerows([self._what, *key, repr(score)] for key, score in self._known.items())
-        partial.replace(self._path)
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self._FIELDS)
+        writer.writerows([self._what, *key, repr(score)] for key, score in self._known.items())
+        content = text.getvalue().encode()
+        owner = f"`sensitivity(kept_in={str(self._path)!r})`"
+        with writing_to(self._path.parent, owner, len(content), "a rerun goes on where this one stopped"):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with written_beside(self._path, to_disk=False) as file:
+                file.write(content)

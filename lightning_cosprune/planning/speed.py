@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from lightning_cosprune.calibration.observe import observe
+from lightning_cosprune.data.disk import writing_to
 from lightning_cosprune.network.latency import FAST_BLOCK, Contender, contender, machine_name, time_interleaved
 from lightning_cosprune.network.layers import is_depthwise, is_layer
 from lightning_cosprune.network.rollback import Snapshot
@@ -69,14 +71,19 @@ class TimeTable:
         return own[key]
 
     def save(self) -> None:
-        """Write what is known."""
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._file.with_name(f"{self._file.name}.{time.time_ns()}.part")
+        """Write what is known; a warning where that is not possible, for the plan does not need the file."""
+        again = "until then layers are timed anew for each plan"
         try:
-            partial.write_text(json.dumps(self._known, indent=1), encoding="utf-8")
-            partial.replace(self._file)
-        finally:
-            partial.unlink(missing_ok=True)
+            with writing_to(self._file.parent, "Times of layers", again=again):
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+                partial = self._file.with_name(f"{self._file.name}.{time.time_ns()}.part")
+                try:
+                    partial.write_text(json.dumps(self._known, indent=1), encoding="utf-8")
+                    partial.replace(self._file)
+                finally:
+                    partial.unlink(missing_ok=True)
+        except OSError as error:
+            rank_zero_warn(str(error))
 
 
 class Stopwatch:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lightning_cosprune.arguments import check_kind, path_of
-from lightning_cosprune.data.disk import telling_full_disk, written_beside
+from lightning_cosprune.data.disk import writing_to, written_beside
 from lightning_cosprune.reports.gallery import Gallery, Pictures, ends_of
 from lightning_cosprune.reports.headline import headline_of
 from lightning_cosprune.reports.record import Outcome, PruneRecord, RunRecord
@@ -95,7 +95,7 @@ def write_page(path: str | os.PathLike[str], text: str) -> None:
     """Write a text, such as a page that is rendered already; see :func:`write_report`."""
     target, content = Path(path), text.encode()
     owner = f"Report {target.name}"
-    with telling_full_disk(target.parent, owner, len(content), "what was there is untouched"):
+    with writing_to(target.parent, owner, len(content), "what was there is untouched"):
         target.parent.mkdir(parents=True, exist_ok=True)
         with written_beside(target) as file:
             file.write(content)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from lightning_cosprune.data.disk import telling_full_disk, written_beside
+from lightning_cosprune.data.disk import writing_to, written_beside
 from lightning_cosprune.network.rollback import uninterrupted
 
 __all__ = ["AtomicCheckpointIO"]
@@ -39,7 +39,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, str(path), storage_options)
             return
         target = Path(path)
-        with telling_full_disk(target.parent, f"Checkpoint {target.name}", again="older checkpoints are untouched"):
+        with writing_to(target.parent, f"Checkpoint {target.name}", again="older checkpoints are untouched"):
             target.parent.mkdir(parents=True, exist_ok=True)
             # PyTorch's writer ends the whole process where an interrupt meets it.
             with uninterrupted(), written_beside(target) as file:

@@ -64,6 +64,33 @@ def test_a_fraction_that_loses_a_scene(folder: Folder) -> None:
         folder.scenes(train_fraction=0.05).tables()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"devices": ["a", "s"]},
+            r"expected devices=\['a', 's'\] to leave every scene .*none of tram\. Ask for more dev",
+        ),
+        (
+            {"cities": "lyon", "devices": "x"},
+            r"expected devices='x' and cities='lyon' to leave .*none of bus, park\. Ask",
+        ),
+        (
+            {"devices": ["a", "s"], "train_fraction": 0.9},
+            r"expected train_fraction=0\.9 to .*none of tram\. Use a larger",
+        ),
+    ],
+)
+def test_a_filter_that_loses_a_scene_is_told_as_that(folder: Folder, options: dict[str, Any], message: str) -> None:
+    """A larger fraction than 1.0 would be no advice."""
+    for row in folder.meta:
+        row[3] = "x" if row[1] == "tram" and row[3] in "as" else row[3]
+    folder.meta[-1][3] = "x"
+    folder.write_csv()
+    with pytest.raises(ValueError, match=message):
+        folder.scenes(**options).tables()
+
+
 def test_a_scene_whose_places_all_count_for_other_scenes_keeps_one() -> None:
     # Each place has two scenes and counts for the first, "bus": only the mask's last step can leave "tram" a row.
     places = [f"place-{number}" for number in range(6)]

@@ -4,37 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import told_to_nobody
 
 # `Folder` is the one of conftest.py.
 Folder = Any
-
-
-def told_to_nobody(ask: Callable[[], object]) -> str:
-    """The error that ``ask`` gives a user without rights, to whom permissions mean something."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
-        signal.alarm(120)  # the end of a child that waits for ever: it then tells nothing
-        try:
-            if os.getuid() == 0:
-                os.setuid(65534)
-            ask()
-            os.write(writer, b"nothing")
-        except BaseException as error:
-            os.write(writer, f"{type(error).__name__}: {error}".encode())
-        finally:
-            os._exit(0)
-    os.close(writer)
-    os.waitpid(child, 0)
-    with os.fdopen(reader) as told:
-        return told.read()
 
 
 @pytest.fixture

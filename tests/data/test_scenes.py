@@ -546,6 +546,21 @@ def test_the_warning_on_lengths_names_a_file_of_each_kind(folder: Folder) -> Non
         folder.scenes().prepare_data()
 
 
+@pytest.mark.parametrize("options", [{"clip_seconds": 0.01}, {"clip_seconds": 0.01, "features": "dcase2024"}])
+def test_clips_shorter_than_a_frame_are_told_as_that(folder: Folder, options: dict) -> None:
+    with pytest.raises(
+        ValueError, match=r"expected clips of .*samples.*found \d+ \(0\.01 s at \d+ Hz\)\. Use longer"
+    ) as told:
+        folder.scenes(**options).prepare_data()
+    assert "num_frames=None" not in str(told.value)
+    assert not [path for path in folder.root.with_name("cache").glob("*") if path.is_dir()]
+
+
+def test_a_stage_that_there_is_not_is_told(folder: Folder) -> None:
+    with pytest.raises(ValueError, match=r"`DCASEScenes.setup\(stage='predictt'\)`: expected 'fit' or 'validate' or"):
+        folder.scenes().setup("predictt")
+
+
 def test_a_damaged_header_is_told_before_anything_is_resampled(folder: Folder) -> None:
     sound(folder, folder.train[3][0], 1, rate=1, seconds=8820)
     with pytest.raises(ValueError, match=rf"a sample rate from 1,000 to .* in .*{folder.train[3][0]}, found 1 Hz"):

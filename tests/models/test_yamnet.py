@@ -399,11 +399,13 @@ def test_class_names_are_read(tmp_path: Path) -> None:
         ("", "columns index and display_name, found an empty file"),
         ("index,name\n0,Speech\n", "columns index and display_name, found index, name"),
         ("index,display_name\n0,Speech\n2,Dog\n", "expected index 1 in line 3, found '2'"),
+        ("index,display_name\n0,Speech\n1\n", "expected a display_name in line 3, found none"),
+        ("index,display_name\n0,\xe9\n", "expected UTF-8 text, found 'utf-8' codec"),
     ],
 )
 def test_wrong_class_names_are_named(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "names.csv"
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="latin-1")
     with pytest.raises(ValueError, match=rf"read_class_names\(path='.*names.csv'\)`: .*{message}"):
         read_class_names(path)
     with pytest.raises(FileNotFoundError, match=r"expected yamnet_class_map\.csv, found no file"):

@@ -71,6 +71,17 @@ def test_a_damaged_table_is_measured_anew(monkeypatch):
     assert json.loads(table_file().read_text())
 
 
+def test_a_table_that_cannot_be_kept_is_a_warning(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(speed, "time_interleaved", lambda contenders, **_: np.array([[1e-3]]))
+    table = TimeTable(table_file(), "eager")
+    assert table.seconds(nn.Linear(4, 4), torch.zeros(1, 4), 4, 4) == 1e-3
+    with pytest.warns(UserWarning, match=r"Times of layers: expected to be able to write .*file.*, found '"):
+        table.save()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_a_layer_is_timed_at_the_width_and_shape_that_is_asked(monkeypatch):
     seen = []
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lightning_cosprune.arguments import path_of
 from lightning_cosprune.data.augment.augmentation import Augmentation, Domain, probability, unprepared
 from lightning_cosprune.data.dataset import SceneBatch
+from lightning_cosprune.data.disk import check_readable
 from lightning_cosprune.data.features.audio import read_clip, read_header
 
 
@@ -28,6 +29,7 @@ class DeviceImpulseResponse(Augmentation):
         p: Probability for each of its clips.
 
     Raises:
+        PermissionError: This user may not read the folder.
         ValueError: The folder holds no audio, or a response is silent.
 
     Source: Morocutti, Schmid, Koutini and Widmer, "Device-Robust Acoustic Scene Classification via Impulse Response
@@ -48,6 +50,7 @@ class DeviceImpulseResponse(Augmentation):
             )
         self.device = device
         self.p = probability(self, p)
+        check_readable(self.folder, f"`DeviceImpulseResponse(folder={str(folder)!r})`")
         suffixes = {".wav", ".flac", ".ogg"}
         self.paths = sorted(path for path in self.folder.rglob("*") if path.suffix.lower() in suffixes)
         if not self.paths:

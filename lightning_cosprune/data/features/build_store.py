@@ -17,7 +17,7 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from lightning_cosprune.data.disk import telling_full_disk
+from lightning_cosprune.data.disk import writing_to
 from lightning_cosprune.data.features.blocks import INFO, JOURNAL, Blocks, array_file, journal_line
 from lightning_cosprune.data.features.store import FeatureStore, open_store
 
@@ -67,8 +67,8 @@ def build_store(
         OSError: The disk is full. What is done stays beside ``path`` for the next run.
     """
     needed = len(items) * sum(column.row_bytes for column in columns.values())
-    full_disk = telling_full_disk(path.parent, description, needed, "a rerun goes on where this one stopped")
-    with full_disk, _locked(path, description):
+    writing = writing_to(path.parent, description, needed, "a rerun goes on where this one stopped")
+    with writing, _locked(path, description):
         # Another process may have built it while this one waited for the lock.
         store = open_store(path)
         if store is not None:

@@ -21,7 +21,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from tqdm.auto import tqdm
 
 from lightning_cosprune.arguments import real_number
-from lightning_cosprune.data.disk import full_disk, telling_full_disk
+from lightning_cosprune.data.disk import full_disk, writing_to
 from lightning_cosprune.data.features.audio import AudioHeader, read_clip, read_header
 from lightning_cosprune.data.features.blocks import Column
 from lightning_cosprune.data.features.build_store import build_store
@@ -122,7 +122,7 @@ class ClipCache:
             self._make_folder()
         assert samples is not None
         if self.folder.is_dir() and os.access(self.folder, os.W_OK):
-            with telling_full_disk(self.folder, f"`{self._class}(cache_dir={str(self.folder)!r})`"):
+            with writing_to(self.folder, f"`{self._class}(cache_dir={str(self.folder)!r})`"):
                 hashes.remember()
 
         built = {
@@ -176,7 +176,7 @@ class ClipCache:
     def _make_folder(self) -> None:
         owner = f"`{self._class}(cache_dir={str(self.folder)!r})`"
         try:
-            with telling_full_disk(self.folder, owner):
+            with writing_to(self.folder, owner):
                 self.folder.mkdir(parents=True, exist_ok=True)
             found = "" if os.access(self.folder, os.W_OK) else "Permission denied"
         except OSError as error:

@@ -20,7 +20,7 @@ from filelock import FileLock
 from lightning.pytorch.utilities import rank_zero_info
 from tqdm.auto import tqdm
 
-from lightning_cosprune.data.disk import full_disk, telling_full_disk
+from lightning_cosprune.data.disk import full_disk, writing_to
 from lightning_cosprune.data.sets.archives import Archive
 from lightning_cosprune.data.sets.unpack import unpack
 
@@ -50,10 +50,11 @@ def download(
             archive is named.
         ValueError: An archive wants to write outside of ``root``.
     """
-    root.mkdir(parents=True, exist_ok=True)
     store = root / ".archives"
-    store.mkdir(exist_ok=True)
-    with FileLock(store / "lock"):
+    with writing_to(root, "Downloading"):
+        store.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(store / "lock").acquire()
+    with lock:
         missing = [archive for archive in archives if not _mark(store, archive).exists()]
         if not missing:
             return
@@ -102,7 +103,7 @@ def fetch(archives: Iterable[Archive], folder: Path, *, parallel: int = 4, progr
     if errors:
         full = next((error for error in errors if full_disk(error)), None)
         if full is not None:
-            with telling_full_disk(folder, "Downloading", total, "a rerun goes on where this one stopped"):
+            with writing_to(folder, "Downloading", total, "a rerun goes on where this one stopped"):
                 raise full
         others = f" {len(errors) - 1} more archives failed as well." if len(errors) > 1 else ""
         raise OSError(f"{errors[0]}{others}") from errors[0]

@@ -14,7 +14,7 @@ import soundfile
 from tqdm.auto import tqdm
 
 from lightning_cosprune.arguments import path_of
-from lightning_cosprune.data.disk import telling_full_disk, written_beside
+from lightning_cosprune.data.disk import writing_to, written_beside
 from lightning_cosprune.data.features.audio import unreadable
 from lightning_cosprune.data.tables import SceneFolder
 
@@ -69,10 +69,11 @@ def reassemble(root: str | Path, destination: str | Path, *, progress: bool = Tr
         rows = sides[side].drop_duplicates("parent")[["parent", "scene_label"]].rename(columns={"parent": "filename"})
         tables[target / "evaluation_setup" / f"fold1_{name}.csv"] = rows
     texts = {path: rows.to_csv(sep="\t", index=False, lineterminator="\n").encode() for path, rows in tables.items()}
-    _check_destination(source, target, texts, f"`reassemble(destination={str(destination)!r})`")
+    recordings = {target / name for name in table["filename"]}
+    _check_destination(source, target, texts, recordings, f"`reassemble(destination={str(destination)!r})`")
 
     needed = sum((source / name).stat().st_size for name in ordered["filename"])
-    with telling_full_disk(target, "`reassemble`", needed, "a rerun goes on where this one stopped"):
+    with writing_to(target, "`reassemble`", needed, "a rerun goes on where this one stopped"):
         for parent, names in tqdm(pieces["filename"], desc="Reassembling", unit="recording", disable=not progress):
             _join([source / name for name in names], target / str(parent), owner)
         for path, text in reversed(texts.items()):  # meta.csv, by which a set is known, comes last
@@ -112,21 +113,23 @@ def _check_there(source: Path, ordered: pd.DataFrame, owner: str) -> None:
         )
 
 
-def _check_destination(source: Path, target: Path, texts: dict[Path, bytes], owner: str) -> None:
-    """Refuse a folder in which anything would be lost: the set itself, another set, or somebody's file."""
-    if target.resolve() == source.resolve():
+def _check_destination(source: Path, target: Path, texts: dict[Path, bytes], recordings: set[Path], owner: str) -> None:
+    """Refuse a folder in which anything would be lost or mixed: the set itself, another set, or somebody's files."""
+    if target.resolve().is_relative_to(source.resolve()):
         raise ValueError(
-            f"{owner}: expected another folder than that of the pieces, whose csv files would be lost, found the same. "
+            f"{owner}: expected another folder than that of the pieces, which is only read, found it or one within. "
             "Give a new folder."
         )
     if target.exists() and not target.is_dir():
         raise ValueError(f"{owner}: expected a folder or nothing, found a file. Give a new folder.")
     # What an earlier run has left is byte-equal to what this one writes.
-    for path in (*(target.glob("meta.*")), *(target / "evaluation_setup").glob("*")):
-        if path.suffix != ".part" and (path not in texts or path.read_bytes() != texts[path]):
+    for path in target.rglob("*"):
+        whole = path.with_suffix("") if path.suffix == ".part" else path
+        own = whole in recordings or (whole in texts and (path != whole or path.read_bytes() == texts[path]))
+        if not (own or path.is_dir() or path.name.startswith(".")):
             raise ValueError(
                 f"{owner}: expected a new folder, or one that an earlier run on the same pieces has begun, found "
-                f"another set, with {path.relative_to(target).as_posix()}. Give a new folder, or delete this one."
+                f"{path.relative_to(target).as_posix()}, which is none of its files. Give a new folder."
             )
 
 

@@ -17,7 +17,7 @@ from filelock import FileLock
 from tqdm.auto import tqdm
 
 from lightning_cosprune.arguments import whole_number
-from lightning_cosprune.data.disk import telling_full_disk
+from lightning_cosprune.data.disk import writing_to
 from lightning_cosprune.data.fold import Fold
 from lightning_cosprune.data.scenes import DCASEScenes
 from lightning_cosprune.data.sets.soundscape import DEVICES, SAMPLE_RATE, SCENES, random_envelope, render
@@ -159,8 +159,10 @@ def write_synthetic_set(root: Path, parameters: dict[str, Any], owner: str, *, p
     root = root.absolute()
     if _is_written(root, parameters, owner):
         return
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(root.with_name(f".{root.name}.lock")):
+    with writing_to(root.parent, owner):
+        root.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(root.with_name(f".{root.name}.lock")).acquire()
+    with lock:
         if _is_written(root, parameters, owner):  # by another process, meanwhile
             return
         partial = root.with_name(f".{root.name}.partial")
@@ -168,7 +170,7 @@ def write_synthetic_set(root: Path, parameters: dict[str, Any], owner: str, *, p
         recordings = list(_plan(parameters))
         needed = len(recordings) * parameters["recording_seconds"] * SAMPLE_RATE * 3
         try:
-            with telling_full_disk(root.parent, owner, needed):
+            with writing_to(root.parent, owner, needed):
                 (partial / "audio").mkdir(parents=True)
                 _write_audio(partial, recordings, parameters, progress=progress)
                 _write_csv_files(partial, recordings, parameters)

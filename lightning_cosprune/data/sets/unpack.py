@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from lightning_cosprune.data.disk import telling_full_disk, written_beside
+from lightning_cosprune.data.disk import writing_to, written_beside
 
 _CHUNK = 2**20
 
@@ -27,9 +27,9 @@ def unpack(archive: Path, root: Path) -> None:
         ValueError: An entry is absolute, leads out of the folder, or is a link or a device.
         OSError: The archive is damaged, or the disk full.
     """
-    full_disk = telling_full_disk(root, archive.name, again="what is unpacked is not unpacked again")
+    writing = writing_to(root, archive.name, again="what is unpacked is not unpacked again")
     try:
-        with full_disk, zipfile.ZipFile(archive) as content:
+        with writing, zipfile.ZipFile(archive) as content:
             places = [(entry, _safe_place(entry, archive)) for entry in content.infolist()]
             wanted = [(entry, place) for entry, place in places if not entry.is_dir()]
             tops = {place.parts[0] for _, place in places if place.parts}

@@ -58,8 +58,11 @@ def content(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("destination", ["pieces", "set", "set/../pieces"])
-def test_no_set_is_overwritten(pieces, folder, tmp_path, destination):
+@pytest.mark.parametrize("destination", ["pieces", "set", "set/../pieces", "pieces/audio/again", "esc", "mine"])
+def test_no_set_is_overwritten_and_none_is_mixed_with_it(pieces, folder, tmp_path, destination):
+    for name in ("esc/meta/esc50.csv", "mine/audio/holiday.wav"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("mine")
     before = content(tmp_path)
     with pytest.raises(ValueError, match=r"`reassemble\(destination=.*: expected (another|a new) folder.*Give a new f"):
         reassemble(pieces, tmp_path / destination, progress=False)

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from lightning_cosprune.data import (
+    DCASEScenes,
     SyntheticScenes,
     TAUUrbanAcousticScenes2019,
     TAUUrbanAcousticScenes2020Mobile,
@@ -156,6 +157,41 @@ def test_devices_and_cities(set2020):
     assert {*tables["train"]["device"]} == {"a"}
     assert {*tables["test"]["device"]} == {"a", "s4"}
     assert scenes.devices == ["a", "s4"]
+
+
+@pytest.mark.parametrize("year", ["2020Mobile", "2022Mobile"])
+def test_a_part_that_could_be_of_another_set_is_told_as_that(year, tmp_path):
+    """Of device a alone, as a set of one device is: what is told points to the front end that the class has."""
+    kind = {"2020Mobile": TAUUrbanAcousticScenes2020Mobile, "2022Mobile": TAUUrbanAcousticScenes2022Mobile}[year]
+    rows = {"train": recordings({"a": 200}, 0), "evaluate": recordings({"a": 100}, 1000)}
+    root = write(tmp_path / "set", rows, "\n", pieces=10 if kind.in_pieces else 1)
+    first = (kind.in_pieces and "audio/airport-barcelona-0-0-0-a.wav") or "audio/airport-barcelona-0-0-a.wav"
+    with pytest.raises(ValueError, match=rf"expected {kind.set_name}, .* of several devices, found .*{first}") as told:
+        kind(root).tables()
+    text = str(told.value)
+    expected, _, found = text.partition(", found ")
+    assert first not in expected
+    assert "of the device a: another set, or a part of this one that cannot be told from another" in found
+    assert f"DCASEScenes(root, features={kind.default_features!r})" in found
+    scenes = DCASEScenes(root, features=kind.default_features)
+    assert len(scenes.tables()["test"]) == 100 * (10 if kind.in_pieces else 1)
+    own, other = kind(root), scenes
+    assert (other.features, other.normalize) == (own.features, own.normalize)
+
+
+@pytest.mark.parametrize(
+    ("kind", "pieces", "devices"),
+    [
+        (TAUUrbanAcousticScenes2019, 1, {"a": 200, "b": 100}),
+        (TAUUrbanAcousticScenes2019, 10, {"a": 200}),
+        (TAUUrbanAcousticScenes2020Mobile, 10, {"a": 200, "b": 100}),
+        (TAUUrbanAcousticScenes2022Mobile, 1, {"a": 200, "b": 100}),
+    ],
+)
+def test_another_years_set_is_refused(kind, pieces, devices, tmp_path):
+    rows = {"train": recordings(devices, 0), "evaluate": recordings(devices, 1000)}
+    with pytest.raises(ValueError, match=rf"expected {kind.set_name}, .*found .*Use the class of its year"):
+        kind(write(tmp_path / "set", rows, "\n", pieces=pieces)).tables()
 
 
 @pytest.mark.parametrize(
