@@ -43,7 +43,7 @@ def as_batches(calibration: Iterable[Any], caller: str, parameter: str = "calibr
         )
     batches = list(calibration)
     if not batches:
-        raise ValueError(f"`{caller}({parameter}=...)`: expected at least one input, found none.")
+        raise ValueError(f"`{caller}({parameter}=...)`: expected at least one input, found none. Pass [inputs].")
     return batches
 
 

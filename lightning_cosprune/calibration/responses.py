@@ -98,7 +98,7 @@ def response_vectors(
             close = difflib.get_close_matches(name, modules, n=1, cutoff=0.4)
             raise ValueError(
                 f"`response_vectors(layers=[{name!r}, ...])`: expected names of modules of {type(model).__name__}, "
-                f"found none of this name.{f' Did you mean {close[0]!r}?' if close else ''}"
+                f"found none of this name. {f'Did you mean {close[0]!r}?' if close else 'See `model.named_modules()`.'}"
             )
     handles = [
         modules[name].register_forward_hook(functools.partial(_observe, statistic))
@@ -124,7 +124,7 @@ def response_vectors(
         for handle in handles:
             handle.remove()
     if not count:
-        raise ValueError("`response_vectors(batches=...)`: expected at least one batch, found none.")
+        raise ValueError("`response_vectors(batches=...)`: expected at least one batch, found none. Pass [inputs].")
     return {name: statistic.vectors() for name, statistic in statistics.items()}
 
 
@@ -176,7 +176,7 @@ class _Statistics:
         elif mean.shape != self.mean.shape:
             raise _RefusedError(
                 f"`response_vectors`: expected layer {self.layer!r} to give {len(self.mean)} filters in each call, "
-                f"found {len(mean)}."
+                f"found {len(mean)}. Leave it out of `layers`."
             )
         total = self.count + count
         step = mean - self.mean

@@ -186,7 +186,9 @@ def check_backend(backend: str, caller: str, parameter: str) -> None:
         ValueError: With the names that there are.
     """
     if not isinstance(backend, str) or backend not in BACKENDS:
-        raise ValueError(f"`{caller}({parameter}={backend!r})`: expected {' or '.join(map(repr, BACKENDS))}.")
+        raise ValueError(
+            f"`{caller}({parameter}={backend!r})`: expected {' or '.join(map(repr, BACKENDS))}. Choose one."
+        )
 
 
 def time_interleaved(contenders: Sequence[Contender], *, threads: int = 1, seconds: float = 2.0) -> np.ndarray:

@@ -190,7 +190,9 @@ def parse_budget(
             'max_macs="30 MMACs", max_params=100_000 or max_bytes="128 kB".'
         )
     if deployed_as is not None and (not isinstance(deployed_as, str) or deployed_as not in DTYPES):
-        raise ValueError(f"`{caller}(deployed_as={deployed_as!r})`: expected {' or '.join(map(repr, DTYPES))}.")
+        raise ValueError(
+            f"`{caller}(deployed_as={deployed_as!r})`: expected {' or '.join(map(repr, DTYPES))}. Choose one."
+        )
     preset = BUDGETS[budget] if budget else Budget()
     given = {"macs": max_macs, "params": max_params, "bytes": max_bytes, "latency": max_latency}
     own = {cost: parse_limit(cost, value, caller) for cost, value in given.items() if value is not None}

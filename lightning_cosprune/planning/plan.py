@@ -46,12 +46,14 @@ class PruningPlan:
         for name, idxs in pruned.items():
             if name not in self.filters:
                 raise ValueError(
-                    f"`PruningPlan.filters`: expected the number of filters of layer {name!r}, found none."
+                    f"`PruningPlan.filters`: expected the number of filters of layer {name!r}, found none. Give that "
+                    "of each layer in `pruned`."
                 )
             filters = filters_of[name]
             if len(set(idxs)) != len(idxs) or any(not 0 <= idx < filters for idx in idxs):
                 raise ValueError(
                     f"`PruningPlan.pruned[{name!r}]`: expected distinct filter numbers in [0, {filters}), found {idxs}."
+                    " Give each filter of this layer once."
                 )
             if len(idxs) >= filters:
                 raise ValueError(

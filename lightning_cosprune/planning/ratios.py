@@ -38,13 +38,14 @@ def check_ratio(pruning_ratio: PruningRatio, caller: str) -> None:
         if pruning_ratio != "redundant":
             raise ValueError(
                 f"`{caller}(pruning_ratio={pruning_ratio!r})`: expected 'redundant', a fraction in [0, 1), or a "
-                "mapping from layer pattern to fraction."
+                "mapping from layer pattern to fraction. Write a fraction without quotes."
             )
         return
     if isinstance(pruning_ratio, Mapping):
         if not pruning_ratio:
             raise ValueError(
-                f"`{caller}(pruning_ratio={{}})`: expected at least one layer pattern, found an empty mapping."
+                f"`{caller}(pruning_ratio={{}})`: expected at least one layer pattern, found an empty mapping. Write "
+                "one such as {'conv1': 0.5}."
             )
         given = {f"{{{pattern!r}: {ratio!r}}}": ratio for pattern, ratio in pruning_ratio.items()}
     else:

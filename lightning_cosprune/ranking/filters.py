@@ -77,7 +77,7 @@ def filter_vectors(weight: Weight, kind: Literal["prototype", "flat"] = "prototy
                 [-0.7071,  0.7071]])
     """
     if not isinstance(kind, str) or kind not in ("prototype", "flat"):
-        raise ValueError(f'`filter_vectors(kind={kind!r})`: expected "prototype" or "flat".')
+        raise ValueError(f'`filter_vectors(kind={kind!r})`: expected "prototype" or "flat". Choose one.')
     parts = []
     for layer in coupled_layers(weight):
         vectors, norms = _prototypes(layer) if kind == "prototype" else _flat(layer)
@@ -115,7 +115,8 @@ def coupled_layers(weight: Weight) -> list[Float[Tensor, "filters channels taps"
     weights = list(weight) if isinstance(weight, Sequence) else [weight]
     if not weights:
         raise ValueError(
-            "`weight=[]`: expected a weight, or a sequence of those of coupled layers, found an empty one."
+            "`weight=[]`: expected a weight, or a sequence of those of coupled layers, found an empty one. Pass "
+            "`layer.weight`."
         )
     for layer in weights:
         if not isinstance(layer, Tensor) or not layer.is_floating_point() or layer.ndim < 2 or layer.numel() == 0:

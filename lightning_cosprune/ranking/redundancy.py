@@ -187,7 +187,7 @@ def check_criterion(criterion: str | Callable[..., Tensor], known: Sequence[str]
     close = difflib.get_close_matches(str(criterion), known, n=1, cutoff=0.4)
     raise ValueError(
         f"`criterion={criterion!r}`: expected one of {', '.join(known)}, or a callable that takes a weight and "
-        f"returns one score per filter.{f' Did you mean {close[0]!r}?' if close else ''}"
+        f"returns one score per filter. {f'Did you mean {close[0]!r}?' if close else 'Choose one.'}"
     )
 
 
@@ -275,7 +275,8 @@ def _similarity_factor(
     if isinstance(columns, str):
         if columns != "auto":
             raise ValueError(
-                f'`nystrom_columns={columns!r}`: expected a number of columns, their numbers, "auto", or None.'
+                f'`nystrom_columns={columns!r}`: expected a number of columns, their numbers, "auto", or None. '
+                'Write "auto" for as few as are needed.'
             )
         columns = similarities.nystrom_columns(rows)
     elif isinstance(columns, int) and not isinstance(columns, bool):

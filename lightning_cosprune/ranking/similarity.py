@@ -194,7 +194,7 @@ def nearest_neighbours(
             "the scripts of 2023 do."
         )
     if not isinstance(ties, str) or ties not in ("stable", "numpy1"):
-        raise ValueError(f'`ties={ties!r}`: expected "stable" or "numpy1".')
+        raise ValueError(f'`ties={ties!r}`: expected "stable" or "numpy1". Choose one.')
     eps = torch.finfo(factor.dtype).eps
     if queries is not None:
         _check_queries(queries, len(factor))
@@ -267,7 +267,7 @@ def _column_idxs(
     if not fit or bool(((idxs < 0) | (idxs >= filters)).any()):
         raise ValueError(
             f"`columns={columns!r:.80}`: expected a number from 1 to {filters}, for that many of the first columns, "
-            f"or numbers of columns from 0 to {filters - 1}."
+            f"or numbers of columns from 0 to {filters - 1}. Write {filters} for all."
         )
     return idxs.to(device)
 

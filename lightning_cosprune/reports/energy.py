@@ -142,7 +142,7 @@ class EnergyMonitor(Callback):
         if not isinstance(country, str) or country not in known:
             raise ValueError(
                 f"`EnergyMonitor(country={country!r})`: expected an ISO code of three letters that codecarbon has the "
-                'electricity of, such as "GBR", "DEU" or "USA".'
+                'electricity of, such as "GBR", "DEU" or "USA". Write one of these.'
             )
         self.country = country
         self.region = region

@@ -78,7 +78,8 @@ def load_pruned(
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(
             f"`load_pruned(checkpoint={_shown(checkpoint)})`: expected a Lightning checkpoint, a mapping with a "
-            f"`state_dict`, or a state dict, found a mapping with the keys {', '.join(map(str, list(found)[:8]))}."
+            f"`state_dict`, or a state dict, found a mapping with the keys {', '.join(map(str, list(found)[:8]))}. "
+            "Pass `network.state_dict()`, or the path of a checkpoint."
         )
     if any(base.__name__ == "LightningModule" for base in getattr(module_class_or_factory, "__mro__", ())):
         accepted = inspect.signature(module_class_or_factory).parameters

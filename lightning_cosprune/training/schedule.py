@@ -71,7 +71,7 @@ def parse_schedule(at_epoch: Any, shape: str, caller: str) -> Schedule:
         ValueError: With what was found and what to write instead.
     """
     if not isinstance(shape, str) or shape not in _SHAPES:
-        raise ValueError(f'`{caller}(schedule={shape!r})`: expected "linear" or "cubic".')
+        raise ValueError(f'`{caller}(schedule={shape!r})`: expected "linear" or "cubic". Choose one.')
     epochs: list[Any]
     if isinstance(at_epoch, Mapping):
         parts: dict[str, Any] = {"start": 0, "every": 1, **{key: as_whole(part) for key, part in at_epoch.items()}}

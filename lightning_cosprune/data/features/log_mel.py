@@ -97,11 +97,12 @@ class LogMel:
         if not 0 <= self.fmin < self.highest_frequency <= self.sample_rate / 2:
             raise ValueError(
                 f"`LogMel(fmin={self.fmin}, fmax={self.fmax})`: expected 0 <= fmin < fmax <= "
-                f"{self.sample_rate / 2:g}, half the sample rate."
+                f"{self.sample_rate / 2:g}, half the sample rate. Write other numbers, or fmax=None for that."
             )
         if not self.epsilon > 0:
             raise ValueError(
-                f"`LogMel(epsilon={self.epsilon})`: expected a positive number, the logarithm of 0 is infinite."
+                f"`LogMel(epsilon={self.epsilon})`: expected a positive number, since the logarithm of 0 is infinite. "
+                "Write a small one, such as 1e-5."
             )
         for name, choices in _CHOICES.items():
             if not isinstance(getattr(self, name), (str, int, type(None))) or getattr(self, name) not in choices:
