@@ -238,7 +238,7 @@ def check_storage(clip_seconds: float | None, content: str, precision: str, owne
     """Refuse clips that cannot be kept.
 
     Args:
-        clip_seconds: Should be positive and finite, or ``None``.
+        clip_seconds: Should be positive and at most an hour, or ``None``.
         content: Should be one of :data:`Content`.
         precision: Should be one of :data:`Precision`.
         owner: Name of the data module, the beginning of the error.
@@ -248,10 +248,10 @@ def check_storage(clip_seconds: float | None, content: str, precision: str, owne
     """
     if clip_seconds is not None:
         real_number(clip_seconds, f"`{owner}(clip_seconds={{}})`", "a positive duration in seconds, or None")
-    if clip_seconds is not None and not 0 < clip_seconds < float("inf"):
+    if clip_seconds is not None and not 0 < clip_seconds <= 3600:
         raise ValueError(
-            f"`{owner}(clip_seconds={clip_seconds})`: expected a positive duration in seconds. For the duration "
-            "most clips have write None."
+            f"`{owner}(clip_seconds={clip_seconds})`: expected a positive duration in seconds, at most an hour. For "
+            "the duration most clips have write None."
         )
     for parameter, word, words in (
         ("cache", content, get_args(Content)),
