@@ -246,7 +246,7 @@ class CosineFilterPruning(RecordingCallback):
         """Prune if it is due; a run that resumes in the last batch of an epoch passes by ``on_train_epoch_start``."""
         self.start_recording(trainer, pl_module, self.report, vars(self))
         self._prune_if_due(trainer, pl_module)
-        if not self._steps_done and not self._budget:
+        if not self._steps_done:
             self._rehearse(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -288,8 +288,10 @@ class CosineFilterPruning(RecordingCallback):
 
     def _rehearse(self, trainer: Trainer, pl_module: LightningModule) -> None:
         target = part_of(pl_module, self.module, "CosineFilterPruning")
+        read = self.criterion == "response" or self.repair == "least_squares"
+        options = {"budget": self._budget, "calibration": self.calibration if read else None}
         reasons = decided_by_rank_zero(
-            trainer, lambda: rehearse_plan(trainer, pl_module, target, self.example_inputs, self._settings)
+            trainer, lambda: rehearse_plan(trainer, pl_module, target, self.example_inputs, self._settings, **options)
         )
         if reasons and not self.allow_unpruned:
             raise ValueError(

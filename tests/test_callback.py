@@ -363,6 +363,16 @@ def test_lightnings_own_pruning_is_refused(tmp_path: Path) -> None:
         ({"pruning_ratio": 0.01}, r"will remove nothing at any epoch.*\n  stem: .*0.01 of its 16 filters is less than"),
         ({"round_to": 32}, "will remove nothing at any epoch.*rounding up to a multiple of 32 filters"),
         ({"example_inputs": torch.zeros(1, 1, 8, 8)}, "forward pass of UsersModule on the example input failed"),
+        ({"max_params": 50}, r"expected a budget that can be met, found at most 50 parameters; the smallest"),
+        ({"max_macs": 1e-4, "max_latency": 0.9, "criterion": "l1"}, "expected a budget that can be met, found at most"),
+        (
+            {"repair": "least_squares", "calibration": 25},
+            r"calibration=25\)`: expected as many training samples, found 24",
+        ),
+        (
+            {"criterion": "response", "calibration": [torch.zeros(4, 1, 8, 8)]},
+            r"takes, without labels, found \(4, 1, 8, 8",
+        ),
     ],
     ids=str,
 )
@@ -370,11 +380,11 @@ def test_lightnings_own_pruning_is_refused(tmp_path: Path) -> None:
 def test_what_would_fail_at_the_prune_is_told_before_training(
     tmp_path: Path, arguments: dict[str, Any], message: str, at_epoch: Any
 ) -> None:
-    recorder = Recorder()
+    recorder, limited = Recorder(), any(name.startswith("max_") for name in arguments)
     with pytest.raises(ValueError, match=f"(?s){message}"):
         fit(
             UsersModule(),
-            CosineFilterPruning(**{"pruning_ratio": 0.5, "at_epoch": at_epoch, **arguments}),
+            CosineFilterPruning(**{**({} if limited else {"pruning_ratio": 0.5}), "at_epoch": at_epoch, **arguments}),
             tmp_path,
             recorder,
             max_epochs=4,
@@ -393,7 +403,16 @@ def test_an_optimizer_that_cannot_be_cut_is_told_before_training(tmp_path: Path)
     assert not recorder.params
 
 
-def test_a_rehearsal_changes_nothing_and_waits_for_what_may_change(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pruning_ratio": 0.5},
+        {"max_macs": 0.5, "repair": "least_squares"},
+        {"pruning_ratio": 0.5, "criterion": "response", "calibration": DataLoader(torch.randn(8, 3, 8, 8), 4)},
+    ],
+    ids=str,
+)
+def test_a_rehearsal_changes_nothing_and_waits_for_what_may_change(tmp_path: Path, options: dict[str, Any]) -> None:
     """The same training to the bit as without; layers that are frozen at the start may be pruned later."""
 
     class Thaw(pl.Callback):
@@ -405,7 +424,7 @@ def test_a_rehearsal_changes_nothing_and_waits_for_what_may_change(tmp_path: Pat
             module.requires_grad_(requires_grad=False)
 
     weights = []
-    for callbacks in ([Recorder()], [CosineFilterPruning(0.5, at_epoch=2), Recorder()]):
+    for callbacks in ([Recorder()], [CosineFilterPruning(at_epoch=2, **options), Recorder()]):
         torch.manual_seed(3)
         module = UsersModule()
         with warnings.catch_warnings():
@@ -414,5 +433,7 @@ def test_a_rehearsal_changes_nothing_and_waits_for_what_may_change(tmp_path: Pat
         weights.append(module.state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     module = UsersModule()
-    fit(module, Thaw(), tmp_path, CosineFilterPruning(0.5, at_epoch=2))
-    assert module.stem.out_channels == 8
+    fit(module, Thaw(), tmp_path, CosineFilterPruning(at_epoch=2, **options))
+    assert sum(parameter.numel() for parameter in module.parameters()) < 0.9 * sum(
+        one.numel() for one in UsersModule().parameters()
+    )

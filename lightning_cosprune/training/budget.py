@@ -68,6 +68,17 @@ class BudgetInSteps:
             found[f"max_{limit.cost}"] = int(dense - share * (dense - target) + 1e-6)
         return found
 
+    def in_the_end(self, network: nn.Module, example_inputs: Any) -> dict[str, Any]:
+        """What ``plan_pruning`` is asked for after the last step, but for time; nothing is remembered.
+
+        Returns:
+            Keyword arguments; none where there is no budget, or one of time alone.
+        """
+        before, found = self.dense, self.arguments(network, example_inputs, 1.0, 0.0)
+        self.dense = before  # it may be pruned by others until the first step comes
+        counted = any(limit.cost != "latency" for limit in self._parsed.limits)
+        return {**found, "max_latency": None} if counted else {}
+
     def load(self, dense: Mapping[str, float]) -> None:
         """Take up what a checkpoint says of the dense network."""
         self.dense = dict(dense)

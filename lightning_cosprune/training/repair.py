@@ -20,7 +20,7 @@ from lightning_cosprune.training.calibration import calibration_batches
 from lightning_cosprune.training.distributed import as_on_rank_zero, pool_of, same_buffers
 from lightning_cosprune.training.example_input import to_device
 
-__all__ = ["METHODS", "Repair", "check_repair", "dense_copy", "in_a_line"]
+__all__ = ["METHODS", "Repair", "check_fits", "check_repair", "dense_copy", "in_a_line"]
 
 METHODS = ("least_squares", "merge", "constant")
 _CALLER = "CosineFilterPruning"
@@ -111,7 +111,7 @@ class Repair:
         self._batches = calibration_batches(
             trainer, self._calibration, _CALLER, trainer.global_rank, trainer.world_size
         )
-        _check_fits(network, self._batches[0])
+        check_fits(network, self._batches[0])
         return self._batches
 
 
@@ -126,7 +126,7 @@ def in_a_line(repair: RepairReport) -> str:
     )
 
 
-def _check_fits(network: nn.Module, batch: Any) -> None:
+def check_fits(network: nn.Module, batch: Any) -> None:
     """Refuse calibration data that the network does not take.
 
     Raises:

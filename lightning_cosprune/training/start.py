@@ -6,13 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_cosprune.network.layers import prunable_layers
 from lightning_cosprune.planning.choose import plan_pruning
 from lightning_cosprune.planning.ratios import match_layers, resolve_counts, resolve_ratios
+from lightning_cosprune.training.averages import find_averages
+from lightning_cosprune.training.budget import BudgetInSteps
+from lightning_cosprune.training.calibration import calibration_batches
 from lightning_cosprune.training.example_input import find_example_inputs
+from lightning_cosprune.training.repair import check_fits
 
 __all__ = ["check_names", "rehearse_plan"]
 
@@ -36,9 +41,16 @@ def check_names(target: nn.Module, settings: Mapping[str, Any]) -> None:
 
 
 def rehearse_plan(
-    trainer: Trainer, pl_module: LightningModule, target: nn.Module, given: Any, settings: Mapping[str, Any]
+    trainer: Trainer,
+    pl_module: LightningModule,
+    target: nn.Module,
+    given: Any,
+    settings: Mapping[str, Any],
+    *,
+    budget: BudgetInSteps,
+    calibration: Any,
 ) -> str | None:
-    """Plan as at the prune to come, only to see whether it can remove anything.
+    """Plan as at the prune to come, only to see whether it can be done and remove anything.
 
     Args:
         trainer: With its training data loaded.
@@ -46,13 +58,15 @@ def rehearse_plan(
         target: What will be pruned.
         given: The example input that the user gave, or ``None``.
         settings: As for :func:`check_names`.
+        budget: The limits, if there are some; that of time is not looked at.
+        calibration: Data that the prune will read, or ``None``.
 
     Returns:
         Each layer's reason in a line of its own where no layer can lose a filter and no training changes that; else
         ``None``.
 
     Raises:
-        ValueError: As :func:`plan_pruning`.
+        ValueError: As :func:`plan_pruning`, :func:`find_averages` and :func:`calibration_batches`.
     """
     loader = trainer.train_dataloader
     shown = given is not None or getattr(target, "example_input_array", None) is not None
@@ -62,9 +76,18 @@ def rehearse_plan(
     if any(nn.parameter.is_lazy(parameter) for parameter in target.parameters()):
         return None
     inputs = find_example_inputs(trainer, pl_module, target, given)
-    plan = plan_pruning(target, inputs, criterion="l1", **settings)
+    find_averages(trainer, pl_module, target, inputs)
+    counted = isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
+    if calibration is not None and (counted or not isinstance(calibration, int)):
+        with isolate_rng():
+            batches = calibration_batches(trainer, calibration, "CosineFilterPruning", 0, trainer.world_size)
+        check_fits(target, batches[0])
+    limits = budget.in_the_end(target, inputs)
     # How many are redundant changes with the weights, and what is frozen now may not be then.
-    if plan.pruned or any(reason.startswith(_PASSING) for reason in plan.skipped.values()):
+    if budget and (not limits or not all(parameter.requires_grad for parameter in target.parameters())):
+        return None
+    plan = plan_pruning(target, inputs, criterion="l1", **settings, **limits)
+    if budget or plan.pruned or any(reason.startswith(_PASSING) for reason in plan.skipped.values()):
         return None
     return "".join(f"\n  {name}: {reason}" for name, reason in plan.skipped.items())
 

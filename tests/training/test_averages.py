@@ -6,7 +6,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from asserts import assert_same
-from fits import UsersModule, fit, loader, trainer_for
+from fits import Recorder, UsersModule, fit, loader, trainer_for
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
@@ -187,15 +187,17 @@ def test_an_average_that_is_held_twice_is_cut_once(tmp_path):
     assert callback.kept[0].module[0].conv1.out_channels == 8
 
 
-def test_an_average_in_the_module_of_none_of_its_parts_is_refused(tmp_path):
+@pytest.mark.parametrize("at_epoch", [0, 2])
+def test_an_average_in_the_module_of_none_of_its_parts_is_refused(tmp_path, at_epoch):
     class Stray(UsersModule):
         def __init__(self):
             super().__init__()
             self.average = AveragedModel(nn.Conv2d(3, 5, 3))
 
-    module = Stray()
+    module, recorder = Stray(), Recorder()
     with pytest.raises(ValueError, match=r"AveragedModel 'average': expected one part of Stray .*, found none"):
-        fit(module, CosineFilterPruning(0.5), tmp_path)
+        fit(module, CosineFilterPruning(0.5, at_epoch=at_epoch), tmp_path, recorder)
+    assert not recorder.params
     assert module.stem.out_channels == 16
 
 

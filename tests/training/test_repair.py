@@ -8,7 +8,13 @@ import pytest
 import torch
 from asserts import assert_optimizers_hold, assert_same, outputs_of
 from fits import Recorder, UsersModule, fit, loader, trainer_for
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.callbacks import (
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    OnExceptionCheckpoint,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
@@ -322,6 +328,7 @@ def test_a_resumed_run_reads_the_data_of_its_epoch(tmp_path):
     assert_same(states_of(rest), states_of(whole))
 
 
+@pytest.mark.filterwarnings("ignore:.*was called without a model", "ignore:.*there is no last checkpoint available")
 @pytest.mark.parametrize("average", [False, True])
 @pytest.mark.parametrize("problem", [KeyboardInterrupt, MemoryError])
 def test_what_stops_within_a_repair_leaves_all_as_it_was(problem, average, tmp_path, monkeypatch):
@@ -349,8 +356,14 @@ def test_what_stops_within_a_repair_leaves_all_as_it_was(problem, average, tmp_p
     module = UsersModule()
     others = [EMAWeightAveraging(decay=0.5)] if average else []
     with pytest.raises((problem, SystemExit)):
-        fit(module, note, tmp_path, callback, *others)
+        fit(module, note, tmp_path, callback, *others, OnExceptionCheckpoint(tmp_path), enable_checkpointing=True)
     assert module.stem.out_channels == 16
     assert_same([dict(one) for one in note.after[0]], [dict(one) for one in note.before[0]])
     assert_same(note.after[1], note.before[1])
     assert callback.repairs == callback.plans == []
+    monkeypatch.undo()
+    resumed, again = UsersModule(), CosineFilterPruning(0.5, at_epoch=1, repair="least_squares")
+    others = [EMAWeightAveraging(decay=0.5)] if average else []
+    trainer = trainer_for(tmp_path, again, *others, enable_checkpointing=False)
+    trainer.fit(resumed, loader(), ckpt_path=tmp_path / "on_exception.ckpt")
+    assert (len(again.plans), resumed.stem.out_channels) == (1, 8)
