@@ -16,7 +16,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_cosprune import CosineFilterPruning
+from lightning_cosprune import CosineFilterPruning, load_pruned, measure_complexity
 from lightning_cosprune import callback as callback_file
 from lightning_cosprune.network.layers import prunable_layers
 
@@ -155,6 +155,18 @@ def test_a_part_of_the_module_can_be_pruned(tmp_path: Path) -> None:
     assert {layer.name for layer in callback.reports[0].layers} == {"0.conv1", "0.conv2", "0.shortcut", "1.conv1"}
     assert callback.reports[0].skipped["1.conv2"] == "its filters are outputs of the network"
     assert module.teacher[0].out_channels == 8
+    inputs = torch.zeros(1, 16, 8, 8)
+    assert callback.reports[0].before == measure_complexity(UsersModule().blocks, inputs)
+    assert callback.reports[0].after == measure_complexity(module.blocks, inputs)
+
+
+def test_a_pruned_network_is_pruned_further_in_a_new_run(tmp_path: Path) -> None:
+    module = UsersModule()
+    trainer = fit(module, CosineFilterPruning(0.5), tmp_path, max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "pruned.ckpt")
+    again = load_pruned(UsersModule, tmp_path / "pruned.ckpt")
+    fit(again, CosineFilterPruning(0.5), tmp_path, max_epochs=1)
+    assert [one.stem.out_channels for one in (UsersModule(), module, again)] == [16, 8, 4]
 
 
 def test_manual_optimization_with_two_optimizers(tmp_path: Path) -> None:

@@ -219,6 +219,33 @@ def test_the_layout_of_tut_2016_and_2017(folder, columns):
         assert tables["train"]["identifier"].tolist() == expected["train"]["identifier"].tolist()
 
 
+def test_where_identifiers_are_missing_the_name_up_to_its_first_underscore_is_the_place(folder):
+    names = {}
+    for number, row in enumerate([*folder.meta]):
+        names[row[0]] = row[0] = f"audio/b{number:03}_90_120.wav"
+    for table in (folder.train, folder.test):
+        for row in table:
+            row[0] = names[row[0]]
+    folder.write_csv()
+    without_headers(folder, 2)
+    table = folder.scenes(validation_fraction=0).tables()["train"]
+    assert table["identifier"].tolist() == [name[6:10] for name in table["filename"]]
+
+
+@pytest.mark.parametrize("asked", ["..", "audio"])
+def test_a_set_that_lies_one_folder_further_is_pointed_at(folder, asked):
+    inner = folder.root / "set" if asked == ".." else folder.root
+    if asked == "..":
+        shutil.copytree(folder.root, folder.root.parent / "outer" / "set")
+        root, inner = folder.root.parent / "outer", folder.root.parent / "outer" / "set"
+    else:
+        root = folder.root / asked
+    with pytest.raises(
+        FileNotFoundError, match=rf"expected meta\.csv in it, found .*, perhaps {re.escape(str(inner))}"
+    ):
+        DCASEScenes(root).tables()
+
+
 def test_folds_in_text_files_as_in_tut_2018(folder):
     expected = folder.scenes().tables()
     for path in (folder.root / "evaluation_setup").glob("*.csv"):

@@ -70,6 +70,20 @@ def test_half_of_the_last_six_layers_of_the_whole_network() -> None:
     assert sorted(plan.pruned) == Cnn14.layer_names()[6:]
 
 
+@pytest.mark.parametrize("network", [Cnn6, Cnn14])
+def test_the_embedding_is_what_the_last_layer_reads_and_waveforms_cost_their_transform(network: type[PANN]) -> None:
+    tagger = network(3, widths=[4] * len(network.full_widths)).eval()
+    sound = normal(2, 32_000)
+    with torch.no_grad():
+        torch.testing.assert_close(tagger.fc_audioset(tagger.embedding(sound)), tagger(sound))
+        energies = tagger.log_mel(sound)
+    tagger.fc_audioset = torch.nn.Linear(tagger.fc_audioset.in_features, 10)
+    assert tagger(sound).shape == (2, 10)
+    frames, transform = energies.shape[2 if energies.shape[3] == 64 else 3], 2 * 513 * 1024 + 513 * 64
+    by_energies, by_sound = (measure_complexity(tagger, example[:1]).macs for example in (energies, sound))
+    assert by_sound - by_energies == frames * transform
+
+
 # Names and shapes
 
 

@@ -187,6 +187,13 @@ def test_one_run_by_its_number_does_what_it_needs(here: Path) -> None:
         run("run", "--study", "recipes/interspeech2022", "--smoke", "--index", 99)
 
 
+def test_the_page_counts_the_runs_of_a_study() -> None:
+    last = len(Grid(ROOT / "recipes" / "widths").jobs()) - 1
+    page = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
+    assert f"#SBATCH --array=0-{last}\n" in page
+    assert f"index: {{min: 0, max: {last}, " in page
+
+
 def test_an_agent_of_a_sweep_is_told(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wandb = pytest.importorskip("wandb", reason="wandb is not installed")
     told = {}

@@ -14,7 +14,7 @@ from zoo.case import UNREACHED, pooled
 
 from lightning_cosprune import PruningPlan, PruningReport, apply_plan, plan_pruning, refit_least_squares
 from lightning_cosprune.network.rows import set_weight_rows
-from lightning_cosprune.repair import refit
+from lightning_cosprune.repair import least_squares, refit
 
 PRUNED = [case for case in CASES if case.pruned]
 # PyTorch's compiler looks at the gradients of all inputs.
@@ -284,6 +284,37 @@ def test_the_running_mean_of_a_frozen_batch_norm_stays() -> None:
         assert report.error_after < report.error_before
         means[frozen] = torch.equal(model[2].running_mean, before)
     assert means == {False: False, True: True}
+
+
+def test_depthwise_layers_keep_their_weights() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    dense, inputs = copy.deepcopy(model), torch.randn(32, 1, 12, 12)
+    report = apply_plan(model, plan_pruning(model, inputs[:1], pruning_ratio=0.5), inputs[:1])
+    before = {name: tensor.clone() for name, tensor in model[2].state_dict().items()}
+    repair = refit_least_squares(model, dense, [inputs], report=report)
+    assert repair.error_after < repair.error_before
+    assert [layer.name for layer in repair.layers] == ["4"]
+    assert all(torch.equal(model[2].state_dict()[name], tensor) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize(("samples", "told"), [(63, [(False, True)]), (64, [(True, True), (False, True)])])
+def test_from_64_samples_on_a_repair_without_those_held_out_tells_the_strengths(samples, told, monkeypatch):
+    """It leaves no trace but the strengths: the second starts from the same weights."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 1))
+    dense, inputs = copy.deepcopy(model), torch.randn(samples, 1, 12, 12)
+    report = apply_plan(model, plan_pruning(model, inputs[:1], pruning_ratio=0.5), inputs[:1])
+    start, seen, own = copy.deepcopy(model.state_dict()), [], least_squares.refit_layer
+
+    def watched(pruned, name, *args, **options):
+        if name == "2":  # the first to be repaired
+            seen.append((options["hold_out"], all(torch.equal(pruned.state_dict()[key], start[key]) for key in start)))
+        return own(pruned, name, *args, **options)
+
+    monkeypatch.setattr(least_squares, "refit_layer", watched)
+    refit_least_squares(model, dense, [inputs], report=report)
+    assert seen == told
 
 
 def test_what_cannot_be_solved_for_is_named_with_its_reason() -> None:

@@ -18,6 +18,7 @@ from fits import UsersModule, fit
 from reports.wandb_server import Server
 
 from lightning_cosprune import CosineFilterPruning, PruningPlan, RunRecord, SafeWandbLogger
+from lightning_cosprune.reports import loggers
 from lightning_cosprune.training.checkpoint import load_pruned
 
 pytest.importorskip("wandb")
@@ -114,6 +115,15 @@ def test_switched_off(tmp_path: Path) -> None:
     told = run("disabled", tmp_path, WANDB_MODE="disabled")
     assert "ended 3 8" in told.stdout
     assert "finished" in told.stdout
+    assert not list(tmp_path.rglob("*.wandb"))
+
+
+def test_a_dry_run_keeps_and_draws_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loggers, "log_to_wandb", lambda *_: pytest.fail("drew pictures"))
+    module = UsersModule()
+    logger = SafeWandbLogger(project="p", save_dir=tmp_path, offline=True)
+    fit(module, CosineFilterPruning(0.5), tmp_path, logger=logger, fast_dev_run=True)
+    assert module.stem.out_channels == 8
     assert not list(tmp_path.rglob("*.wandb"))
 
 

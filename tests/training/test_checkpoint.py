@@ -245,6 +245,14 @@ def test_a_checkpoint_is_written_beside_its_place(tmp_path, monkeypatch):
 # Without the callback
 
 
+def test_checkpoints_that_go_elsewhere_are_left_to_lightning(tmp_path):
+    AtomicCheckpointIO().save_checkpoint({"a": 1}, "memory://checkpoints/a.ckpt")
+    assert AtomicCheckpointIO().load_checkpoint("memory://checkpoints/a.ckpt") == {"a": 1}
+    with pytest.raises(TypeError, match="storage_options"):
+        AtomicCheckpointIO().save_checkpoint({}, tmp_path / "a.ckpt", storage_options={"x": 1})
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("epoch", range(5))
 def test_load_pruned(run, epoch):
     path = run[1] / f"epoch={epoch}.ckpt"
