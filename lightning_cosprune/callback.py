@@ -289,9 +289,17 @@ class CosineFilterPruning(RecordingCallback):
     def _rehearse(self, trainer: Trainer, pl_module: LightningModule) -> None:
         target = part_of(pl_module, self.module, "CosineFilterPruning")
         read = self.criterion == "response" or self.repair == "least_squares"
-        options = {"budget": self._budget, "calibration": self.calibration if read else None}
         reasons = decided_by_rank_zero(
-            trainer, lambda: rehearse_plan(trainer, pl_module, target, self.example_inputs, self._settings, **options)
+            trainer,
+            lambda: rehearse_plan(
+                trainer,
+                pl_module,
+                target,
+                self.example_inputs,
+                self._settings,
+                budget=self._budget,
+                calibration=self.calibration if read else None,
+            ),
         )
         if reasons and not self.allow_unpruned:
             raise ValueError(
