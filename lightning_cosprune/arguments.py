@@ -22,7 +22,7 @@ def as_whole(value: Any) -> int | None:
     """
     plain = _plain(value)
     try:
-        return None if isinstance(plain, bool) else operator.index(plain)
+        return None if isinstance(plain, (bool, Tensor)) else operator.index(plain)
     except TypeError:
         return None
 

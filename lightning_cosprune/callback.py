@@ -152,7 +152,7 @@ class CosineFilterPruning(RecordingCallback):
         check_repair(repair, "CosineFilterPruning")
         # Every step of a schedule reads them anew.
         calibration = list(calibration) if isinstance(calibration, Iterator) else calibration
-        check_calibration(calibration, "CosineFilterPruning")
+        calibration = check_calibration(calibration, "CosineFilterPruning")
         check_counts("round_to", round_to, "CosineFilterPruning")
         check_counts("min_filters", min_filters, "CosineFilterPruning")
         for parameter, patterns in (("layers", [] if layers is None else layers), ("ignored_layers", ignored_layers)):

@@ -311,6 +311,10 @@ def test_each_answer_is_one_error_that_names_the_parameter(
         ("data.DCASEScenes", {"train_fraction": np.float32(0.5), "batch_size": np.int64(4), "seed": torch.tensor(3)}),
         ("data.nested_fraction", {"fraction": np.float64(0.5), "seed": np.int64(3)}),
         ("redundant_filters", {"nystrom_columns": np.int64(2)}),
+        ("CosineFilterPruning", {"calibration": np.int64(4), "max_macs": np.float32(0.5), "max_bytes": np.int64(700)}),
+        ("CosineFilterPruning", {"calibration": torch.tensor(4), "max_params": torch.tensor(150)}),
+        ("sensitivity", {"fractions": np.array([0.25, 0.5]), "seed": torch.tensor(1)}),
+        ("data.LogMel", {"power": np.int64(2), "fmax": np.float32(8000), "n_mels": torch.tensor(20)}),
     ],
 )
 def test_numbers_of_numpy_and_tensors_without_axes_are_numbers(name: str, given: dict[str, Any]) -> None:
@@ -364,6 +368,17 @@ def test_a_wrong_type_is_told_as_one(name: str, given: dict[str, Any], message: 
     call, good = CALLS[name]
     with pytest.raises(TypeError, match=message):
         call(**{**good, **given})
+
+
+def test_a_tensor_with_an_axis_is_no_number() -> None:
+    for name, parameter in (
+        ("CosineFilterPruning", "seed"),
+        ("data.LogMel", "n_mels"),
+        ("models.CPMobile", "num_classes"),
+    ):
+        call, good = CALLS[name]
+        with pytest.raises(TypeError, match=rf"{parameter}=tensor\(\[3\]\)\)`: expected a whole number"):
+            call(**{**good, parameter: torch.tensor([3])})
 
 
 def test_a_front_end_of_another_type_is_told() -> None:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lightning_cosprune.arguments import as_real, as_whole
+
 __all__ = ["BUDGETS", "COSTS", "DTYPES", "Budget", "Limit", "check_with_budget", "parse_budget", "parse_limit"]
 
 COSTS = ("macs", "params", "bytes", "latency")
@@ -129,17 +131,15 @@ def parse_limit(cost: str, given: Any, caller: str) -> Limit:
         >>> parse_limit("bytes", "128 kB", "plan_pruning")
         Limit(cost='bytes', at_most=128000.0, relative=False)
     """
-    number: float | None = None
-    relative = False
-    if isinstance(given, (int, float)) and not isinstance(given, bool):
-        number, relative = float(given), 0 < given < 1
-    elif isinstance(given, str):
+    number = as_real(given)
+    relative = number is not None and 0 < number < 1
+    if isinstance(given, str):
         found = re.fullmatch(r"\s*([\d_,]*\.?\d+(?:e\d+)?)\s*([a-z% ]*)\s*", given, re.IGNORECASE)
         if found:
             number, relative = _in_units(cost, float(re.sub("[,_]", "", found[1])), found[2].replace(" ", "").lower())
     whole = relative or (number is not None and cost != "latency" and number >= 1 and float(number).is_integer())
     # A float of 1.0 may be meant as all of the dense network's cost, as well as one unit.
-    if number is None or not math.isfinite(number) or not whole or (type(given) is float and given == 1):
+    if number is None or not math.isfinite(number) or not whole or (number == 1 and as_whole(given) is None):
         kinds = "a fraction of the dense network's time" if cost == "latency" else "a whole number, a fraction"
         raise ValueError(
             f"`{caller}(max_{cost}={given!r})`: expected {kinds} between 0 and 1, or a string such as "

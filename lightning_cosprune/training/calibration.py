@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
+from lightning_cosprune.arguments import as_whole
 from lightning_cosprune.calibration.batches import as_batches
 from lightning_cosprune.network.forward import evaluating
 from lightning_cosprune.training.example_input import input_of, to_device
@@ -27,14 +28,18 @@ _LARGEST = 32
 """Samples of a batch, at most."""
 
 
-def check_calibration(calibration: Any, caller: str) -> None:
+def check_calibration(calibration: Any, caller: str) -> int | Iterable[Any]:
     """Refuse what is neither a number of samples nor an iterable of inputs, as far as can be told without reading it.
 
     Raises:
         ValueError: With what was found and what to write instead.
+
+    Returns:
+        The number as an ``int``, or the iterable.
     """
-    if isinstance(calibration, int) and not isinstance(calibration, bool) and calibration > 0:
-        return
+    number = as_whole(calibration)
+    if number is not None and number > 0:
+        return number
     refused = isinstance(calibration, (int, Tensor, Mapping, str)) or not isinstance(calibration, Iterable)
     empty = isinstance(calibration, Sequence) and not calibration
     if refused or empty:
@@ -45,6 +50,8 @@ def check_calibration(calibration: Any, caller: str) -> None:
             f"one a forward pass, found {found}. "
             + ("Write `[inputs]` for a single batch." if of_one else "Write 16 for sixteen training samples.")
         )
+    inputs: Iterable[Any] = calibration
+    return inputs
 
 
 def calibration_batches(

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_cosprune.arguments import real_number, whole_number
+from lightning_cosprune.arguments import as_whole, real_number, whole_number
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,8 @@ class LogMel:
             size = getattr(self, name)
             if size is not None or name != "num_frames":
                 object.__setattr__(self, name, whole_number(size, f"`LogMel({name}={{}})`", 1))
+        if as_whole(self.power) is not None:
+            object.__setattr__(self, "power", as_whole(self.power))
         for name in ("fmin", "fmax", "epsilon"):
             if getattr(self, name) is not None or name != "fmax":
                 found = getattr(self, name)
