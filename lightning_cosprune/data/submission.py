@@ -29,6 +29,7 @@ def write_submission(
 
     Raises:
         ValueError: The numbers of clips or scenes do not agree, or a row is no probability distribution.
+        OSError: The file cannot be written, as where the disk is full; one that was there stays.
 
     Source: the submission format of DCASE 2020 to 2024, task 1.
 

@@ -104,6 +104,7 @@ class PANN(nn.Module):
 
         Raises:
             FileNotFoundError: There is no such file.
+            PermissionError: This user may not read it.
             ValueError: It holds something else, or names or shapes are not those of this network; they are listed.
         """
         name = cls.__name__

@@ -84,6 +84,7 @@ class YAMNet(nn.Module):
 
         Raises:
             FileNotFoundError: There is no such file.
+            PermissionError: This user may not read it.
             ValueError: It is neither, or its tensors are not those of the full network.
             ImportError: It is a tflite file, and the package that reads those is not installed.
         """
@@ -172,7 +173,8 @@ def read_class_names(path: str | Path) -> list[str]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: A column is missing, or the indices do not count from 0.
+        PermissionError: This user may not read it.
+        ValueError: It is no UTF-8 text, a column or a name is missing, or the indices do not count from 0.
     """
     owner = f"`read_class_names(path={str(path)!r})`"
     path = path_of(path, "`read_class_names(path={})`", "yamnet_class_map.csv").expanduser()

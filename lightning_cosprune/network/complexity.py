@@ -65,7 +65,7 @@ def measure_complexity(model: nn.Module, example_inputs: Any) -> Complexity:
 
     Raises:
         TypeError: ``model`` is no module.
-        ValueError: The forward pass fails.
+        ValueError: The forward pass fails, or a lazy layer has no size yet.
 
     Example:
         >>> measure_complexity(nn.Conv2d(1, 4, 3, padding=1), torch.zeros(1, 1, 8, 8)).macs

@@ -92,6 +92,7 @@ def sensitivity(
 
     Raises:
         ValueError: An argument is out of range, or the file holds scores of something else.
+        OSError: The file cannot be read or written.
     """
     check_model(model, "sensitivity")
     check_criterion(criterion, CRITERIA)

@@ -222,6 +222,7 @@ BEHIND: dict[str, dict[str, list[str]]] = {
         "`on_train_start`, where the prune is later": [
             "test_callback.py::test_what_would_fail_at_the_prune_is_told_before_training",
             "test_callback.py::test_a_rehearsal_changes_nothing_and_waits_for_what_may_change",
+            "training/test_averages.py::test_an_average_in_the_module_of_none_of_its_parts_is_refused",
         ],
         "a checkpoint is loaded": ["training/test_checkpoint.py::test_a_resumed_run_ends_as_the_uninterrupted_one"],
         "`on_train_start`, `on_train_epoch_start`": [

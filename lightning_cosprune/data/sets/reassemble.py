@@ -37,8 +37,8 @@ def reassemble(root: str | Path, destination: str | Path, *, progress: bool = Tr
     Raises:
         FileNotFoundError: A piece or a csv file is missing; nothing is written then.
         ValueError: The set has no pieces, the pieces of a recording differ in scene, place, device or format or are
-            not all there, or ``destination`` is ``root`` or holds something else; what is there is left as it is.
-        OSError: The disk is full.
+            not all there, or ``destination`` is ``root``, within it, or holds anything else; what is there stays.
+        OSError: The disk is full, or ``destination`` cannot be written.
     """
     source = path_of(root, "`reassemble(root={})`", "the folder of the set of pieces").expanduser()
     target = path_of(destination, "`reassemble(destination={})`", "the folder to write").expanduser()

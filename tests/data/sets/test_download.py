@@ -122,6 +122,22 @@ def test_archives_come_whole_and_side_by_side(server, noise, tmp_path):
     assert server.asked == []
 
 
+def test_four_archives_come_at_a_time(monkeypatch, tmp_path):
+    meet, lock, now, most = threading.Barrier(4, timeout=30), threading.Lock(), [], []
+
+    def together(archive, *_):
+        with lock:
+            now.append(archive)
+            most.append(len(now))
+        meet.wait()
+        with lock:
+            now.remove(archive)
+
+    monkeypatch.setattr(module, "_fetch_one", together)
+    fetch([Archive(f"{i}.zip", "url", 10, None, "page") for i in range(8)], tmp_path, progress=False)
+    assert (len(most), max(most)) == (8, 4)
+
+
 def test_a_connection_that_ends_early_is_continued(server, noise, tmp_path):
     archive = server.archive("a.zip", noise)
     server.trouble["cut"] = 3
