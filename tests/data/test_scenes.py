@@ -441,7 +441,10 @@ def test_the_command_line_reads_it() -> None:
 
 def test_a_cache_that_cannot_be_written_is_named(folder: Folder, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(PermissionError, match=r"`DCASEScenes\(cache_dir=.*expected a folder that can be written"):
+    with pytest.raises(
+        PermissionError,
+        match=r"`DCASEScenes\(cache_dir='[^']*'\)`: expected a folder that can be written, found '[A-Z][a-z ]+'\. Ch",
+    ):
         folder.scenes(cache_dir=tmp_path / "file" / "cache").prepare_data()
 
 

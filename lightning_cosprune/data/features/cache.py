@@ -176,12 +176,12 @@ class ClipCache:
     def _make_folder(self) -> None:
         owner = f"`{self._class}(cache_dir={str(self.folder)!r})`"
         try:
-            with writing_to(self.folder, owner):
-                self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
             found = "" if os.access(self.folder, os.W_OK) else "Permission denied"
         except OSError as error:
             if full_disk(error):
-                raise
+                with writing_to(self.folder, owner):
+                    raise
             found = error.strerror or str(error)
         if found:
             raise PermissionError(
