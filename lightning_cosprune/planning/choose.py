@@ -76,8 +76,8 @@ def plan_pruning(
             outcome, not a setting; a criterion other than cosine then removes the same number of other filters. A float
             in [0, 1): this fraction of every layer, rounded down to whole filters. A mapping from layer name, or
             ``fnmatch`` pattern of names, to such a float: these layers only; the first pattern that matches counts.
-        layers: Names or patterns of the layers to prune; all convolutions where ``None``. Patterns reach convolutions
-            only; a linear layer is pruned only where ``layers`` or ``pruning_ratio`` gives its full name.
+        layers: Names or patterns of the layers to prune; all convolutions where ``None``. A linear layer is pruned only
+            where a name or pattern in ``layers`` or ``pruning_ratio`` matches it.
         ignored_layers: Names, patterns or modules that keep all filters.
         round_to: The number of filters kept is rounded up to a multiple of this; a mapping from layer name or pattern
             gives some layers a multiple of their own. With a limit, layers keep a multiple or all of their filters.
@@ -235,7 +235,7 @@ def _reason_to_skip(group: ChannelGroup, ignored: set[str], modules: Mapping[str
     return group.refusal
 
 
-_LINEAR = "a linear layer, pruned only where `layers` or `pruning_ratio` gives its full name"
+_LINEAR = "a linear layer, pruned only where `layers` or `pruning_ratio` names it"
 _FROZEN = "frozen: a parameter of it, or of a layer coupled to it, does not require grad"
 
 

@@ -97,26 +97,25 @@ def resolve_ratios(
 ) -> dict[str, float | Literal["redundant"]]:
     """Layer name -> the ratio that ``pruning_ratio`` and ``layers`` give it; a layer that is not meant has none.
 
+    Where neither names layers, all convolutions are meant.
+
     Raises:
         ValueError: A pattern matches no layer.
 
     Returns:
         The ratios, in the order of the model.
     """
-    convolutions = {name for name, module in modules.items() if isinstance(module, nn.modules.conv._ConvNd)}
-
-    def reach(parameter: str, patterns: Sequence[str]) -> set[str]:
-        # A pattern reaches convolutions; a linear layer must be named in full.
-        found = match_layers(parameter, patterns, modules)
-        return {name for name in found if name in convolutions or {name, _as_written(name)} & set(patterns)}
-
-    chosen = convolutions if layers is None else reach("layers", [layers] if isinstance(layers, str) else layers)
+    chosen = (
+        {name for name, module in modules.items() if isinstance(module, nn.modules.conv._ConvNd)}
+        if layers is None
+        else match_layers("layers", layers, modules)
+    )
     if not isinstance(pruning_ratio, Mapping):
         given: float | Literal["redundant"] = "redundant" if pruning_ratio == "redundant" else float(pruning_ratio)
         return {name: given for name in modules if name in chosen}
     ratios: dict[str, float | Literal["redundant"]] = {}
     for pattern, ratio in pruning_ratio.items():
-        for name in reach("pruning_ratio", [pattern]):
+        for name in match_layers("pruning_ratio", [pattern], modules):
             ratios.setdefault(name, float(ratio))
     return {name: ratios[name] for name in modules if name in ratios and (layers is None or name in chosen)}
 

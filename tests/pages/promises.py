@@ -66,8 +66,10 @@ BEHIND: dict[str, dict[str, list[str]]] = {
             "planning/test_choose.py::test_ignored_layers_by_name_pattern_container_and_module",
             "test_callback.py::test_ignored_layers",
         ],
-        "only some layers": ["planning/test_choose.py::test_a_linear_layer_only_by_its_full_name"],
-        "a linear layer pruned too": ["planning/test_choose.py::test_a_linear_layer_only_by_its_full_name"],
+        "only some layers": ["planning/test_choose.py::test_a_linear_layer_where_a_name_or_pattern_matches_it"],
+        "a linear layer pruned too": [
+            "planning/test_choose.py::test_a_linear_layer_where_a_name_or_pattern_matches_it"
+        ],
         "a trained network pruned, then fine-tuned": [
             "test_callback.py::test_one_added_line_makes_a_users_network_smaller_and_all_of_it_trains",
         ],

@@ -126,10 +126,14 @@ KINDS: dict[str, list[Kind]] = {
         Kind(lambda: between(nn.Conv2d(8, 8, 3, padding=1, groups=8)), {"before": 4, "part": 4, "after": 4}),
     ],
     "`Linear`": [
-        Kind(lambda: over_frames(nn.Linear(8, 8)), {"before": 4, "after": 4}, {"part": "gives its full name"}),
+        Kind(
+            lambda: over_frames(nn.Linear(8, 8)),
+            {"before": 4, "after": 4},
+            {"part": "names it"},
+        ),
         Kind(lambda: over_frames(nn.Linear(8, 8)), {"before": 4, "part": 4}, layers=["before", "part"]),
-        Kind(lambda: over_frames(nn.Linear(8, 8)), {"before": 4}, {"part": "full name"}, ["bef*", "par*"]),
-        Kind(lambda: nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(800, 4)), {"0": 4}, {"2": "full name"}),
+        Kind(lambda: over_frames(nn.Linear(8, 8)), {"before": 4, "part": 4}, layers=["bef*", "par*"]),
+        Kind(lambda: nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(800, 4)), {"0": 4}, {"2": "names it"}),
     ],
     "`Linear` that scales the channels of a convolution (squeeze and excitation)": [
         Kind(
@@ -139,7 +143,7 @@ KINDS: dict[str, list[Kind]] = {
                 excite=nn.Linear(2, 8),
             ),
             {"before": 4, "excite": 4, "after": 4},
-            {"squeeze": "full name"},
+            {"squeeze": "names it"},
         ),
     ],
     "the last layer, whatever feeds the outputs": [

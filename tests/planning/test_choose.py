@@ -1,11 +1,12 @@
 import zlib
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from zoo import SPECTROGRAM, Residual, conv_bn, separable
 
-from lightning_cosprune import plan_pruning, rank_filters, redundant_filters, response_vectors
+from lightning_cosprune import apply_plan, plan_pruning, rank_filters, redundant_filters, response_vectors
 from lightning_cosprune.planning.choose import CRITERIA
 
 
@@ -52,16 +53,35 @@ class TestPlanPruning:
         assert {name: len(idxs) for name, idxs in plan.pruned.items()} == {"1.0": 5, "3": 3}
         assert plan.skipped == {
             "0.0": "neither `layers` nor `pruning_ratio` names it",
-            "4": "a linear layer, pruned only where `layers` or `pruning_ratio` gives its full name",
+            "4": "a linear layer, pruned only where `layers` or `pruning_ratio` names it",
         }
 
     def test_the_first_pattern_that_matches_counts(self) -> None:
         plan = plan_pruning(network(), SPECTROGRAM, pruning_ratio={"0.0": 0.5, "*": 0.2})
-        assert {name: len(idxs) for name, idxs in plan.pruned.items()} == {"0.0": 8, "1.0": 2}
+        assert {name: len(idxs) for name, idxs in plan.pruned.items()} == {"0.0": 8, "1.0": 2, "3": 2}
 
-    def test_a_linear_layer_only_by_its_full_name(self) -> None:
-        assert "3" not in plan_pruning(network(), SPECTROGRAM, layers=["*"], pruning_ratio=0.5).pruned
-        assert plan_pruning(network(), SPECTROGRAM, layers=["3"], pruning_ratio=0.5).pruned.keys() == {"3"}
+    @pytest.mark.parametrize("names", [["3"], ["[34]"], "3*"])
+    def test_a_linear_layer_where_a_name_or_pattern_matches_it(self, names: Any) -> None:
+        assert "3" not in plan_pruning(network(), SPECTROGRAM, pruning_ratio=0.5).pruned
+        assert plan_pruning(network(), SPECTROGRAM, layers=names, pruning_ratio=0.5).pruned.keys() == {"3"}
+        assert plan_pruning(network(), SPECTROGRAM, layers=["*"], pruning_ratio=0.5).pruned.keys() >= {"0.0", "3"}
+
+    def test_the_pointwise_layers_of_a_convnext_block_by_pattern(self) -> None:
+        class Block(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.dwconv, self.norm = nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.LayerNorm(8)
+                self.pwconv1, self.pwconv2 = nn.Linear(8, 32), nn.Linear(32, 8)
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                y = self.norm(self.dwconv(x).permute(0, 2, 3, 1))
+                return x + self.pwconv2(self.pwconv1(y).relu()).permute(0, 3, 1, 2)
+
+        model = nn.Sequential(nn.Conv2d(1, 8, 1), Block(), Block(), nn.Conv2d(8, 3, 1))
+        plan = plan_pruning(model, SPECTROGRAM, layers=["*pwconv1"], pruning_ratio=0.25)
+        assert {name: len(idxs) for name, idxs in plan.pruned.items()} == {"1.pwconv1": 8, "2.pwconv1": 8}
+        apply_plan(model, plan, SPECTROGRAM)
+        assert model[2].pwconv2.in_features == 24
 
     def test_the_output_layer_is_skipped_with_the_reason(self) -> None:
         plan = plan_pruning(network(), SPECTROGRAM, layers=["3", "4"], pruning_ratio=0.5)
