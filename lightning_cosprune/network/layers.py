@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from lightning_cosprune.arguments import check_module
 
@@ -11,20 +11,20 @@ __all__ = ["check_model", "has_filters", "is_depthwise", "is_layer", "layer_weig
 
 
 def check_model(model: object, caller: str, parameter: str = "model") -> None:
-    """Refuse what is no network, and one with layers that a first forward pass would change.
+    """Refuse what is no network, or one that has not taken its shapes yet.
 
     Raises:
         TypeError: With what was found.
-        ValueError: With a lazy layer.
+        ValueError: A layer is lazy, and was not run.
     """
     check_module(model, f"`{caller}({parameter}=...)`")
-    assert isinstance(model, nn.Module)
-    waiting = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if is_lazy(tensor)]
-    if waiting:
-        raise ValueError(
-            f"`{caller}({parameter}=...)`: expected a network that has seen data, found the lazy layer "
-            f"{waiting[0].rpartition('.')[0]!r}, which has no size yet. Send one batch through the network first."
-        )
+    for name, module in model.named_modules():  # type: ignore[attr-defined]
+        if isinstance(module, LazyModuleMixin) and "_initialize_hook" in vars(module):
+            raise ValueError(
+                f"`{caller}({parameter}=...)`: expected layers that know their shapes, found {name or 'the module'}, a "
+                f"{type(module).__name__}, whose first forward pass decides them. Send one batch through the network "
+                "first."
+            )
 
 
 def is_layer(module: nn.Module) -> bool:

@@ -13,7 +13,7 @@ from lightning_cosprune.arguments import as_whole, check_kind, read_json
 __all__ = ["PruningPlan"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PruningPlan:
     """The filters that are to be removed, and the layers that are left alone, with the reason.
 
@@ -69,6 +69,13 @@ class PruningPlan:
     def __reduce__(self) -> tuple[Any, ...]:
         # Sealed mappings cannot be pickled; a copy is checked and sealed anew.
         return type(self), (dict(self.pruned), dict(self.filters), dict(self.skipped), dict(self.notes))
+
+    def __repr__(self) -> str:
+        counts = {name: (len(idxs), self.filters[name]) for name, idxs in self.pruned.items() if idxs}
+        first = f"PruningPlan: {len(counts)} layers lose filters, {len(self.skipped)} keep all"
+        lost = [f"{name}: {removed} of {filters} filters go" for name, (removed, filters) in counts.items()]
+        kept = [f"{name}: keeps all, {reason}" for name, reason in self.skipped.items()]
+        return "\n  ".join([first, *lost, *kept])
 
     @property
     def kept(self) -> dict[str, list[int]]:

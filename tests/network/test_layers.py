@@ -64,7 +64,9 @@ CALLS = {
 
 @pytest.mark.filterwarnings("ignore:Lazy modules")
 @pytest.mark.parametrize("name", CALLS)
-@pytest.mark.parametrize("lazy", [lambda: nn.LazyConv2d(8, 3), lambda: nn.LazyBatchNorm2d(affine=False)])
+@pytest.mark.parametrize(
+    "lazy", [lambda: nn.LazyConv2d(8, 3), lambda: nn.LazyBatchNorm2d(affine=False), nn.LazyInstanceNorm2d]
+)
 def test_a_network_that_has_seen_no_data_is_refused_untouched(name, lazy):
     """A forward pass on the way would have made half of it, and it could not be run any more."""
     model = nn.Sequential(nn.Conv2d(1, 8, 3), lazy(), nn.ReLU(), nn.Conv2d(8, 4, 3))

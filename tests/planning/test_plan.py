@@ -37,6 +37,14 @@ def test_it_can_be_copied_and_pickled() -> None:
             copied.pruned["conv"] = [0]
 
 
+def test_it_is_shown_layer_by_layer() -> None:
+    plan = PruningPlan({"stem": [0, 3], "mix": []}, {"stem": 8, "mix": 4}, {"head": "its filters are outputs"})
+    assert repr(plan) == (
+        "PruningPlan: 1 layers lose filters, 1 keep all\n  stem: 2 of 8 filters go\n"
+        "  head: keeps all, its filters are outputs"
+    )
+
+
 def test_it_cannot_be_changed() -> None:
     plan = PruningPlan({"conv": [2, 1]}, {"conv": 4})
     assert plan.pruned["conv"] == [1, 2]
