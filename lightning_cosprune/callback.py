@@ -444,6 +444,7 @@ class CosineFilterPruning(RecordingCallback):
             "dense_filters": dict(self._dense_filters),
             "dense_costs": dict(self._budget.dense),
             "plans": [plan.to_dict() for plan in self.plans],
+            "at_epoch": list(self._schedule.epochs),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -452,3 +453,11 @@ class CosineFilterPruning(RecordingCallback):
         self._dense_filters = dict(state_dict["dense_filters"])
         self._budget.load(state_dict.get("dense_costs", {}))
         self.plans = [PruningPlan.from_dict(plan) for plan in state_dict["plans"]]
+        before = tuple(state_dict.get("at_epoch", self._schedule.epochs))
+        further = len(self._schedule.epochs) > max(self._steps_done, len(before))
+        if further and self.pruning_ratio != "redundant" and not self._budget:
+            rank_zero_info(
+                f"{self!r} takes up a run that was pruned by at_epoch={list(before)}. The ratio counts from the dense "
+                "network: what has been removed is part of it, and the steps to come remove only what it lacks. To "
+                "remove more raise `pruning_ratio`, or start a new run from `load_pruned(...)`."
+            )

@@ -250,6 +250,7 @@ def test_its_state_says_which_steps_are_done(tmp_path: Path) -> None:
     resumed = CosineFilterPruning(0.5, at_epoch=[0, 5])
     resumed.load_state_dict(callback.state_dict())
     assert resumed.state_dict() == callback.state_dict()
+    assert callback.state_dict()["at_epoch"] == [0, 5]
     assert callback.state_dict()["steps_done"] == 1
     assert callback.state_dict()["dense_filters"]["stem"] == 16
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-__all__ = ["STRUCTURE", "describe_structure", "restore_structure"]
+__all__ = ["STRUCTURE", "describe_structure", "part_of_structure", "restore_structure", "take_data_types"]
 
 STRUCTURE = "lightning_cosprune"
 """Key of the structure in a Lightning checkpoint."""
@@ -44,6 +44,28 @@ def describe_structure(module: nn.Module) -> dict[str, Any]:
         if sizes or shapes:
             modules[name] = {"sizes": sizes, "shapes": shapes}
     return {"version": _VERSION, "modules": modules}
+
+
+def part_of_structure(structure: Any, prefix: str, known: Iterable[str] | None = None) -> Any:
+    """What a structure says of one part of its network.
+
+    Args:
+        structure: What :func:`describe_structure` wrote, or ``None``; one that is damaged is handed on as it is.
+        prefix: Begin of the names in the part, such as ``"student."``; empty for all of the network.
+        known: Names of modules; what it says of others is left out.
+
+    Returns:
+        A structure of the part alone.
+    """
+    if not isinstance(structure, Mapping) or not isinstance(structure.get("modules"), Mapping):
+        return structure
+    kept = None if known is None else set(known)
+    modules = {
+        f"{name}."[len(prefix) :].removesuffix("."): entry
+        for name, entry in structure["modules"].items()
+        if f"{name}.".startswith(prefix)
+    }
+    return {**structure, "modules": {name: entry for name, entry in modules.items() if kept is None or name in kept}}
 
 
 def restore_structure(module: nn.Module, state_dict: Mapping[str, Any], structure: Any = None) -> None:
@@ -84,14 +106,44 @@ def restore_structure(module: nn.Module, state_dict: Mapping[str, Any], structur
             if _plain(getattr(layer, key)) != size:
                 setattr(layer, key, tuple(size) if isinstance(size, list) else size)
         for key, shape in shapes.items():
-            _resize(layer, key, shape, renewed)
+            old = _tensors(layer)[key]
+            new = torch.empty(shape, dtype=old.dtype, device=old.device)
+            if old.ndim == 4 and not old.is_contiguous() and old.is_contiguous(memory_format=torch.channels_last):
+                new = new.to(memory_format=torch.channels_last)
+            _put(layer, key, new, renewed)
 
 
-def _resize(layer: nn.Module, key: str, shape: list[int], renewed: dict[int, nn.Parameter]) -> None:
+def take_data_types(module: nn.Module, state_dict: Mapping[str, Any]) -> None:
+    """Change ``module`` in place: its floating-point tensors take on the data types of those in ``state_dict``.
+
+    A tensor that ``state_dict`` lacks, such as a buffer that is not saved, goes with those that had its data type,
+    where they all go to the same.
+    """
+    moved: dict[torch.dtype, set[torch.dtype]] = {}
+    waiting: list[tuple[nn.Module, str, Tensor, torch.dtype | None]] = []
+    for name, layer in module.named_modules():
+        for key, tensor in _tensors(layer).items():
+            if tensor.is_floating_point():
+                held = state_dict.get(f"{name}.{key}" if name else key)
+                dtype = held.dtype if isinstance(held, Tensor) and held.is_floating_point() else None
+                waiting.append((layer, key, tensor, dtype))
+                if dtype is not None:
+                    moved.setdefault(tensor.dtype, set()).add(dtype)
+    together = {old: min(new, key=str) for old, new in moved.items() if len(new) == 1}
+    renewed: dict[int, nn.Parameter] = {}
+    for layer, key, tensor, dtype in waiting:
+        wanted = dtype or together.get(tensor.dtype, tensor.dtype)
+        if wanted != tensor.dtype:
+            _put(layer, key, tensor.detach().to(wanted), renewed)
+    for part in module.modules():
+        own = vars(part).get("_dtype")  # what a LightningModule says of itself
+        if isinstance(own, torch.dtype):
+            vars(part)["_dtype"] = together.get(own, own)
+
+
+def _put(layer: nn.Module, key: str, new: Tensor, renewed: dict[int, nn.Parameter]) -> None:
+    """Put ``new`` in the place of a tensor; a parameter passes on all that belongs to it."""
     old = _tensors(layer)[key]
-    new = torch.empty(shape, dtype=old.dtype, device=old.device)
-    if old.ndim == 4 and not old.is_contiguous() and old.is_contiguous(memory_format=torch.channels_last):
-        new = new.to(memory_format=torch.channels_last)
     if isinstance(old, nn.Parameter):
         parameter = renewed.get(id(old))
         if parameter is None:
@@ -123,7 +175,10 @@ def _check(structure: Any, layers: Mapping[str, nn.Module], module: nn.Module) -
     for name, entry in structure["modules"].items():
         layer = layers.get(name)
         if layer is None:
-            raise refuse(f"it has a layer {name!r}, which the network has not")
+            raise refuse(
+                f"it has a layer {name!r}, which the network has not (`load_pruned` takes one part of what was saved "
+                "by `prefix=`, and leaves out what the network lacks by `ignore_extra=True`)"
+            )
         parts = [entry.get(part) for part in ("sizes", "shapes")] if isinstance(entry, Mapping) else []
         if len(parts) != 2 or not all(isinstance(part, Mapping) for part in parts):
             raise refuse(f"expected `sizes` and `shapes` of layer {name!r}, found {entry!r:.80}")
@@ -163,7 +218,33 @@ def _deduce(layers: Mapping[str, nn.Module], state_dict: Mapping[str, Any]) -> d
                 "sizes": _sizes_of(layer, shapes),
                 "shapes": {key: shapes[key] for key in changed},
             }
-    return recorded
+    return recorded | _deduce_silent(layers, recorded)
+
+
+def _deduce_silent(
+    layers: Mapping[str, nn.Module], recorded: Mapping[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """The sizes of norms without tensors: those of the last layer before them that had as many channels.
+
+    They compute the same whatever they say of their size, so that a wrong guess would change nothing but their name.
+
+    Returns:
+        As :func:`_deduce`, for those whose size is another now.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    sizes: dict[int, int] = {}
+    for name, layer in layers.items():
+        known = _size_names(layer)
+        if "out_channels" in known or "out_features" in known:
+            key = "out_channels" if "out_channels" in known else "out_features"
+            sizes[int(getattr(layer, key))] = recorded.get(name, {"sizes": {}})["sizes"].get(key, getattr(layer, key))
+        elif isinstance(layer, (_NormBase, nn.GroupNorm)) and not _tensors(layer):
+            key = "num_features" if isinstance(layer, _NormBase) else "num_channels"
+            size = sizes.get(int(getattr(layer, key)))
+            if size not in (None, getattr(layer, key)):
+                now = {one: _plain(getattr(layer, one)) for one in known}
+                found[name] = {"sizes": {**now, key: size}, "shapes": {}}
+    return found
 
 
 def _sizes_of(layer: nn.Module, shapes: Mapping[str, list[int]]) -> dict[str, Any]:
