@@ -44,7 +44,7 @@ class Complexity:
     def __str__(self) -> str:
         shapes = ", ".join("x".join(map(str, shape)) for shape in self.input_shape)
         return (
-            f"{self.params:,} parameters ({self.trainable_params:,} trainable), {self.macs / 1e6:,.2f} M MACs at "
+            f"{self.params:,} parameters ({self.trainable_params:,} of them weights), {self.macs / 1e6:,.2f} M MACs at "
             f"{shapes}, {self.bytes / 1e3:,.1f} kB"
         )
 

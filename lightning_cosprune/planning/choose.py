@@ -209,7 +209,7 @@ def plan_pruning(
     )
 
 
-_UNFED = "depthwise: no layer feeds it"
+_UNFED = "depthwise: no layer with filters feeds it"
 
 
 def _reason_to_keep(
@@ -221,22 +221,25 @@ def _reason_to_keep(
     if name not in ratios:
         is_conv = isinstance(modules[name], nn.modules.conv._ConvNd)
         return "neither `layers` nor `pruning_ratio` names it" if is_conv else _LINEAR
-    if not all(parameter.requires_grad for parameter in modules[name].parameters()):
-        return _FROZEN
-    return None
+    return _FROZEN if _is_frozen(modules[name]) else None
 
 
 def _reason_to_skip(group: ChannelGroup, ignored: set[str], modules: Mapping[str, nn.Module]) -> str | None:
     others = [name for name in group.layers if name in ignored]
     if others:
         return f"coupled to {', '.join(others)}, which is ignored"
-    if not all(parameter.requires_grad for name in group.layers for parameter in modules[name].parameters()):
+    if any(_is_frozen(modules[name]) for name in group.layers):
         return _FROZEN
     return group.refusal
 
 
+def _is_frozen(layer: nn.Module) -> bool:
+    # A bias alone that requires no grad is no sign: fusing with a batch norm leaves one where there was none.
+    return not all(parameter.requires_grad for key, parameter in layer.named_parameters() if key != "bias")
+
+
 _LINEAR = "a linear layer, pruned only where `layers` or `pruning_ratio` names it"
-_FROZEN = "frozen: a parameter of it, or of a layer coupled to it, does not require grad"
+_FROZEN = "frozen: the weight of it, or of a layer coupled to it, does not require grad"
 
 
 def _choose(

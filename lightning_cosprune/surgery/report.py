@@ -72,7 +72,7 @@ class PruningReport:
         when = "" if self.epoch is None else f" at the start of epoch {self.epoch}"
         costs = [
             ("parameters", self.before.params, self.after.params),
-            ("  trainable", self.before.trainable_params, self.after.trainable_params),
+            ("  weights", self.before.trainable_params, self.after.trainable_params),
             (f"MACs at {shapes}", self.before.macs, self.after.macs),
             ("bytes", self.before.bytes, self.after.bytes),
         ]

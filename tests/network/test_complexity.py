@@ -51,4 +51,4 @@ def test_model_is_left_as_it_was() -> None:
 
 def test_in_words() -> None:
     text = str(measure_complexity(nn.Conv2d(1, 4, 3, padding=1), torch.zeros(1, 1, 8, 8)))
-    assert text == "40 parameters (40 trainable), 0.00 M MACs at 1x1x8x8, 0.2 kB"
+    assert text == "40 parameters (40 of them weights), 0.00 M MACs at 1x1x8x8, 0.2 kB"

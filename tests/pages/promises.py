@@ -347,6 +347,12 @@ BEHIND: dict[str, dict[str, list[str]]] = {
         ],
         "Adam (amsgrad), AdamW (foreach, fused), Adafactor, Adadelta, Adagrad, Adamax, ASGD, NAdam, RAdam, RMSprop, "
         "Rprop, SGD": ["surgery/test_optim.py::test_every_parameter_stays_bound_and_moves"],
+        "an optimizer within another, as in SAM and Lookahead": [
+            "surgery/test_optim.py::test_an_optimizer_within_another_keeps_the_state_of_kept_filters"
+        ],
+        "an optimizer that keeps parameters beside its groups": [
+            "surgery/test_optim.py::test_an_optimizer_with_parameters_beside_its_groups_is_refused_before_anything_is_cut"
+        ],
         "LBFGS": ["surgery/test_optim.py::test_lbfgs_is_refused_before_anything_is_cut"],
         "StepLR, OneCycleLR, ReduceLROnPlateau, CosineAnnealingWarmRestarts, SequentialLR": [
             "surgery/test_optim.py::test_schedulers_go_on_where_they_were",

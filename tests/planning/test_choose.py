@@ -115,6 +115,16 @@ class TestPlanPruning:
         plan = plan_pruning(Residual(), SPECTROGRAM, ignored_layers=["stem"])
         assert plan.skipped["block1.1.0"] == "coupled to stem, which is ignored"
 
+    def test_a_layer_whose_bias_alone_is_frozen_is_pruned(self) -> None:
+        """Fusing with a batch norm leaves such a bias where the convolution had none."""
+        model = nn.Sequential(nn.Conv2d(1, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+        model = torch.ao.quantization.fuse_modules(model, [["0", "1", "2"]])
+        assert not model[0][0].bias.requires_grad
+        plan = plan_pruning(model, SPECTROGRAM, pruning_ratio=0.5)
+        assert [layer.name for layer in apply_plan(model, plan, SPECTROGRAM).layers] == ["0.0"]
+        model[0][0].weight.requires_grad_(False)
+        assert plan_pruning(model, SPECTROGRAM, pruning_ratio=0.5).skipped["0.0"].startswith("frozen: the weight of it")
+
     def test_depthwise_layers_are_not_ranked(self) -> None:
         plan = plan_pruning(separable(), SPECTROGRAM)
         assert set(plan.pruned) == {"0.0", "2.0"}

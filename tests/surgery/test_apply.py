@@ -404,7 +404,7 @@ def test_every_layer_that_is_left_alone_is_listed_with_its_reason() -> None:
     assert [layer.name for layer in report.layers] == ["m.cut"]
     assert dict(report.skipped) == {
         "m.ignored": "ignored",
-        "m.frozen": "frozen: a parameter of it, or of a layer coupled to it, does not require grad",
+        "m.frozen": "frozen: the weight of it, or of a layer coupled to it, does not require grad",
         "m.depthwise": "depthwise: it follows m.frozen, which keeps its filters",
         "m.normed": "m.norm normalises over groups of channels",
         "m.kept": "a pruning ratio of 0.1 of its 2 filters is less than one filter",

@@ -1,4 +1,5 @@
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from torch import nn
 from zoo import SPECTROGRAM, conv_bn
 
 from lightning_cosprune import PruningPlan, apply_plan
+from lightning_cosprune.surgery.optim import check_bound
 
 PLAN = PruningPlan({"0.0": [1, 4], "1.0": [0]}, {"0.0": 8, "1.0": 6})
 OPTIMIZERS = {
@@ -139,6 +141,85 @@ def test_pruned_and_dense_optimizer_walk_together() -> None:
     torch.testing.assert_close(model[0][0].weight, dense[0][0].weight[kept])
     torch.testing.assert_close(model[1][0].weight, dense[1][0].weight[:, kept])
     torch.testing.assert_close(model[3].weight, dense[3].weight)
+
+
+class SAM(torch.optim.Optimizer):
+    """As its authors wrote it: groups shared with an optimizer within, which has the moments."""
+
+    def __init__(self, params: Any, **options: Any) -> None:
+        super().__init__(params, {"rho": 0.05, **options})
+        self.base_optimizer = torch.optim.Adam(self.param_groups, **options)
+        self.param_groups = self.base_optimizer.param_groups
+        self.defaults.update(self.base_optimizer.defaults)
+
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self.state[parameter]["old_p"] = parameter.data.clone()
+        self.base_optimizer.step()
+
+
+class Lookahead(torch.optim.Optimizer):
+    """With groups of its own, a list of optimizers, and slow weights."""
+
+    def __init__(self, params: Any) -> None:
+        params = list(params)
+        super().__init__(params, {})
+        self.inner = [torch.optim.SGD(params, lr=0.1, momentum=0.9)]
+
+    def step(self, closure: Any = None) -> None:
+        self.inner[0].step()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self.state[parameter]["slow"] = parameter.data.clone()
+
+
+@pytest.mark.parametrize(
+    ("make", "inner", "key"),
+    [
+        (lambda params: SAM(params, lr=0.01), lambda outer: outer.base_optimizer, "exp_avg"),
+        (Lookahead, lambda outer: outer.inner[0], "momentum_buffer"),
+    ],
+    ids=["SAM", "Lookahead"],
+)
+def test_an_optimizer_within_another_keeps_the_state_of_kept_filters(make: Any, inner: Any, key: str) -> None:
+    model = network()
+    optimizer = make(model.parameters())
+    step(model, optimizer)
+    moments = inner(optimizer).state[model[0][0].weight][key].clone()
+    counted = check_bound([optimizer], [model])
+    with pytest.raises(ValueError, match="expected filters that can be removed"):
+        apply_plan(model, PruningPlan({}, {}), SPECTROGRAM, optimizers=[optimizer])
+    apply_plan(model, PLAN, SPECTROGRAM, optimizers=[optimizer])
+    assert check_bound([optimizer], [model]) == counted
+    assert_optimizers_hold(model, [optimizer])
+    assert_optimizers_hold(model, [inner(optimizer)])
+    assert set(inner(optimizer).state) == set(optimizer.state) == set(model.parameters())
+    assert torch.equal(inner(optimizer).state[model[0][0].weight][key], moments[PLAN.kept["0.0"]])
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    step(model, optimizer)
+    assert sum(torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True)) < len(before) / 2
+
+
+def test_an_optimizer_with_parameters_beside_its_groups_is_refused_before_anything_is_cut() -> None:
+    class Listed(torch.optim.SGD):
+        def __init__(self, params: Any) -> None:
+            super().__init__(params, lr=0.1)
+            self.all = [parameter for group in self.param_groups for parameter in group["params"]]
+
+    model = network()
+    with pytest.raises(ValueError, match=r"Listed keeps parameters in its attribute 'all' beside its groups"):
+        apply_plan(model, PLAN, SPECTROGRAM, optimizers=[Listed(model.parameters())])
+    assert model[0][0].out_channels == 8
+
+
+def test_a_state_within_that_cannot_be_cut_is_refused_too() -> None:
+    model = network()
+    optimizer = SAM(model.parameters(), lr=0.01)
+    step(model, optimizer)
+    optimizer.base_optimizer.state[model[0][0].weight]["sketch"] = torch.zeros(3, 3)
+    with pytest.raises(ValueError, match=r"Adam keeps a state 'sketch'"):
+        apply_plan(model, PLAN, SPECTROGRAM, optimizers=[optimizer])
 
 
 def test_lbfgs_is_refused_before_anything_is_cut() -> None:
