@@ -39,6 +39,7 @@ from lightning_cosprune.training.distributed import (
 )
 from lightning_cosprune.training.example_input import find_example_inputs, to_device
 from lightning_cosprune.training.monitors import forget_scores
+from lightning_cosprune.training.outside import warning_of_readers_outside
 from lightning_cosprune.training.part import part_of
 from lightning_cosprune.training.repair import Repair, check_repair, dense_copy, in_a_line
 from lightning_cosprune.training.schedule import parse_schedule
@@ -358,6 +359,8 @@ class CosineFilterPruning(RecordingCallback):
         )
         if repaired:
             rank_zero_info(in_a_line(repaired))
+        if outside := warning_of_readers_outside(pl_module, target, inputs, report, optimizers):
+            rank_zero_warn(outside)
         for logger in trainer.loggers:
             logger.log_metrics(report.metrics() | (repaired.metrics() if repaired else {}), step=trainer.global_step)
         record.pruned(trainer, target, report, repaired, inputs)
