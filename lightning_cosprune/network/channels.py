@@ -15,11 +15,11 @@ import numpy as np
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_map
 from tqdm.auto import tqdm
 
 from lightning_cosprune.network.calls import Calls
+from lightning_cosprune.network.computed import computed_weight, is_computed, plain_weights
 from lightning_cosprune.network.forward import (
     call,
     evaluating,
@@ -135,7 +135,8 @@ class ChannelGraph:
         self._model = model
         self._modules = dict(model.named_modules())
         self._names = {module: name for name, module in self._modules.items()}
-        self._graph, self._calls = _trace(model, example_inputs)
+        with plain_weights(model):
+            self._graph, self._calls = _trace(model, example_inputs)
         self._groups: dict[str, ChannelGroup] = {}
         self._arrivals: dict[str, list[Arrival]] = {}
 
@@ -374,9 +375,11 @@ def _refusal(module: nn.Module, name: str) -> list[str]:
         return [f"{name} normalises over channels"]
     if isinstance(module, (nn.MultiheadAttention, nn.Embedding)):
         return [f"{name} is a {type(module).__name__}, whose channels cannot be removed"]
-    computed = {"weight_g", "weight_orig"} & set(module._parameters)
-    if parametrize.is_parametrized(module) or computed:
-        return [f"the weight of {name} is parametrized; remove the parametrization before pruning"]
+    if is_computed(module):
+        computed = computed_weight(module)
+        if computed is None or computed.refusal:
+            why = (computed and computed.refusal) or "is computed in a way that cannot be cut"
+            return [f"the weight of {name} {why}; remove the parametrization first"]
     return []
 
 

@@ -6,24 +6,24 @@ from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from lightning_cosprune.arguments import check_module
+from lightning_cosprune.network.computed import effective_weight
 
 __all__ = ["check_model", "has_filters", "is_depthwise", "is_layer", "layer_weight", "num_filters", "prunable_layers"]
 
 
 def check_model(model: object, caller: str, parameter: str = "model") -> None:
-    """Refuse what is no network, or one that has not taken its shapes yet.
+    """Refuse what is no network, and one with layers that a first forward pass would change.
 
     Raises:
         TypeError: With what was found.
-        ValueError: A layer is lazy, and was not run.
+        ValueError: With a lazy layer.
     """
     check_module(model, f"`{caller}({parameter}=...)`")
     for name, module in model.named_modules():  # type: ignore[attr-defined]
         if isinstance(module, LazyModuleMixin) and "_initialize_hook" in vars(module):
             raise ValueError(
-                f"`{caller}({parameter}=...)`: expected layers that know their shapes, found {name or 'the module'}, a "
-                f"{type(module).__name__}, whose first forward pass decides them. Send one batch through the network "
-                "first."
+                f"`{caller}({parameter}=...)`: expected a network that has seen data, found the lazy layer {name!r}, "
+                "which has no size yet. Send one batch through the network first."
             )
 
 
@@ -87,7 +87,7 @@ def layer_weight(module: nn.Module) -> Tensor:
             f"{type(module).__name__}. For a layer of your own pass its weight, as (filters, in_channels, *kernel), to "
             "`redundant_filters` or `rank_filters`."
         )
-    weight: Tensor = module.weight
+    weight = effective_weight(module)
     if isinstance(module, nn.Linear) or not module.transposed:
         return weight
     groups = weight.unflatten(0, (module.groups, -1))  # (groups, in_channels / groups, filters / groups, *kernel)

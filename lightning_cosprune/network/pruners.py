@@ -20,6 +20,7 @@ __all__ = [
     "Replacement",
     "as_one_node",
     "careful_slicing",
+    "replaced",
     "slices",
 ]
 
@@ -50,6 +51,8 @@ def slices(tensor: Tensor, kept: Tensor, dim: int) -> Tensor:
         A new tensor.
     """
     kept = kept.to(tensor.device)
+    if not tensor.ndim:
+        return tensor.clone()
     if kept.ndim == 1:
         sliced = tensor.index_select(dim, kept)
     else:
@@ -59,6 +62,23 @@ def slices(tensor: Tensor, kept: Tensor, dim: int) -> Tensor:
         if tensor.ndim == ndim and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=memory_format):
             return sliced.contiguous(memory_format=memory_format)
     return sliced.contiguous()
+
+
+def replaced(old: nn.Parameter, kept: Tensor, dim: int) -> Replacement:
+    """A new parameter of the slices ``kept``, with all that belongs to the old one.
+
+    Returns:
+        Both.
+    """
+    new = nn.Parameter(slices(old.detach(), kept, dim), requires_grad=old.requires_grad)
+    if old.grad is not None:
+        new.grad = slices(old.grad, kept, dim)
+    new.__dict__.update(old.__dict__)
+    for hook in (old._backward_hooks or {}).values():
+        new.register_hook(hook)
+    for hook in (getattr(old, "_post_accumulate_grad_hooks", None) or {}).values():
+        new.register_post_accumulate_grad_hook(hook)
+    return Replacement(old, new, kept, dim)
 
 
 class ConvPruner(tp.pruner.function.ConvPruner):  # type: ignore[misc]
@@ -147,18 +167,11 @@ def careful_slicing() -> Iterator[list[Replacement]]:
     theirs = pruner._prune_parameter_and_grad
 
     def ours(_: Any, old: nn.Parameter, keep: Any, dim: int) -> nn.Parameter:
+        if not isinstance(old, nn.Parameter):
+            raise RefusedError("its weight is computed at each call, from tensors that cannot be cut with it")
         kept = torch.as_tensor(keep, dtype=torch.long, device=old.device)
-        dim %= old.ndim
-        new = nn.Parameter(slices(old.detach(), kept, dim), requires_grad=old.requires_grad)
-        if old.grad is not None:
-            new.grad = slices(old.grad, kept, dim)
-        new.__dict__.update(old.__dict__)
-        for hook in (old._backward_hooks or {}).values():
-            new.register_hook(hook)
-        for hook in (getattr(old, "_post_accumulate_grad_hooks", None) or {}).values():
-            new.register_post_accumulate_grad_hook(hook)
-        replacements.append(Replacement(old, new, kept, dim))
-        return new
+        replacements.append(replaced(old, kept, dim % old.ndim))
+        return replacements[-1].new
 
     pruner._prune_parameter_and_grad = ours
     try:

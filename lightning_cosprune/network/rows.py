@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_cosprune.network.computed import effective_weight, write_weight
 from lightning_cosprune.network.layers import layer_weight
 
 if TYPE_CHECKING:
@@ -99,14 +100,14 @@ def weight_rows(layer: nn.Module) -> Float[Tensor, "groups filters columns"]:
 @torch.no_grad()
 def set_weight_rows(layer: Any, rows: Float[Tensor, "groups filters columns"]) -> None:
     """Change the layer's weight in place, to what :func:`weight_rows` would return."""
-    weight = layer.weight
+    weight = effective_weight(layer)
     if isinstance(layer, nn.Linear) or not layer.transposed:
-        weight.copy_(rows.reshape(weight.shape))
+        write_weight(layer, rows.reshape(weight.shape))
         return
     kernel = weight.shape[2:]
     # Of a transposed convolution the input channels of all groups come first.
     by_input = rows.unflatten(2, (-1, *kernel)).transpose(1, 2)
-    weight.copy_(by_input.reshape(weight.shape))
+    write_weight(layer, by_input.reshape(weight.shape))
 
 
 def _dimensions(layer: Any) -> int:

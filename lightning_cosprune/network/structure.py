@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
+from lightning_cosprune.network.computed import computed_weight, is_computed
+
 __all__ = ["STRUCTURE", "describe_structure", "part_of_structure", "restore_structure", "take_data_types"]
 
 STRUCTURE = "lightning_cosprune"
@@ -197,7 +199,8 @@ def _check(structure: Any, layers: Mapping[str, nn.Module], module: nn.Module) -
             if key in entry["shapes"] and len(numbers) != _tensors(layer)[key].ndim:
                 raise refuse(f"expected {_tensors(layer)[key].ndim} axes for {key!r} of layer {name!r}, found {size!r}")
         # Some norms have a size and no tensor that would show it.
-        told = _sizes_of(layer, entry["shapes"]) if entry["shapes"] else entry["sizes"]
+        shapes = _with_weight(name, layer, entry["shapes"], structure["modules"])
+        told = _sizes_of(layer, shapes) if shapes else entry["sizes"]
         if entry["sizes"] != told:
             raise refuse(f"layer {name!r} has the sizes {entry['sizes']}, the shapes of its tensors say {told}")
     modules: dict[str, dict[str, Any]] = dict(structure["modules"])
@@ -213,9 +216,14 @@ def _deduce(layers: Mapping[str, nn.Module], state_dict: Mapping[str, Any]) -> d
         now = {key: list(tensor.shape) for key, tensor in _tensors(layer).items()}
         # Another number of axes is no pruned layer: PyTorch's own message says what is wrong.
         changed = [key for key, shape in shapes.items() if shape != now[key] and len(shape) == len(now[key])]
-        if changed:
+        held = f"{name}.parametrizations.weight" if name else "parametrizations.weight"
+        inside = {key: state_dict.get(f"{held}.{key}") for key in ("original", "original1")}
+        within = {held: {"shapes": {key: list(one.shape) for key, one in inside.items() if isinstance(one, Tensor)}}}
+        full = _with_weight(name, layer, shapes, within)
+        sizes = {key: _plain(getattr(layer, key)) for key in _size_names(layer)}
+        if changed or (full != shapes and _sizes_of(layer, full) != sizes):
             recorded[name] = {
-                "sizes": _sizes_of(layer, shapes),
+                "sizes": _sizes_of(layer, full),
                 "shapes": {key: shapes[key] for key in changed},
             }
     return recorded | _deduce_silent(layers, recorded)
@@ -245,6 +253,21 @@ def _deduce_silent(
                 now = {one: _plain(getattr(layer, one)) for one in known}
                 found[name] = {"sizes": {**now, key: size}, "shapes": {}}
     return found
+
+
+def _with_weight(
+    name: str, layer: nn.Module, shapes: Mapping[str, list[int]], modules: Mapping[str, Any]
+) -> Mapping[str, list[int]]:
+    """``shapes``, and that of the layer's weight where it is computed from others, see :mod:`.computed`."""
+    if "weight_g" in shapes or "weight_orig" in shapes:
+        return {**shapes, "weight": shapes.get("weight_orig") or shapes["weight_v"]}
+    computed = computed_weight(layer) if is_computed(layer) else None
+    if computed is None or computed.by_hook:
+        return shapes
+    entry = modules.get(f"{name}.parametrizations.weight" if name else "parametrizations.weight")
+    held = entry.get("shapes") if isinstance(entry, Mapping) else None
+    found = (held.get("original1") or held.get("original")) if isinstance(held, Mapping) else None
+    return {**shapes, "weight": found} if found else shapes
 
 
 def _sizes_of(layer: nn.Module, shapes: Mapping[str, list[int]]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lightning_cosprune.network.channels import ChannelGraph, ChannelGroup
 from lightning_cosprune.network.complexity import Complexity, measure_complexity
+from lightning_cosprune.network.computed import PlainWeights, plain_weights
 from lightning_cosprune.network.forward import call, evaluating, same_random_state, unchanged
 from lightning_cosprune.network.layers import is_layer
 from lightning_cosprune.network.rollback import Snapshot
@@ -57,9 +58,10 @@ class CostModel:
         self.groups = list(groups)
         self.filters = np.array([group.filters for group in groups], dtype=np.int64)
         self.dense: Complexity = measure_complexity(model, example_inputs)
-        uses = _uses(model, example_inputs)
         tensors = _stored(model, buffers)
-        lost = _lost_slices(model, example_inputs, self.groups)
+        with plain_weights(model) as plain:
+            uses = _uses(model, example_inputs, plain)
+            lost = _lost_slices(model, example_inputs, self.groups, plain)
         most = max((tensor.ndim for tensor, _ in tensors.values()), default=1)
         self._sizes = np.ones((len(tensors), most))
         self._lost = np.zeros((len(groups), len(tensors), most))
@@ -134,7 +136,7 @@ def _stored(model: nn.Module, buffers: bool) -> dict[Any, tuple[Tensor, int]]:
 
 
 def _lost_slices(
-    model: nn.Module, example_inputs: Any, groups: Sequence[ChannelGroup]
+    model: nn.Module, example_inputs: Any, groups: Sequence[ChannelGroup], plain: PlainWeights
 ) -> dict[Any, dict[tuple[int, int], float]]:
     """Key of a tensor -> (number of a group, dimension) -> slices that go with one filter of the group."""
     lost: dict[Any, dict[tuple[int, int], float]] = {}
@@ -153,20 +155,22 @@ def _lost_slices(
             replacements = graph.cut([removal])
         finally:
             before.restore()
-        origin = {id(replaced.new): id(replaced.old) for replaced in replacements}
+        origin = {id(replaced.new): replaced.old for replaced in replacements}
         for replaced in replacements:
-            key = id(replaced.old)
-            while key in origin:  # some lose slices of two dimensions, one after the other
-                key = origin[key]
+            first = replaced.old
+            while id(first) in origin:  # some lose slices of two dimensions, one after the other
+                first = origin[id(first)]
             fewer = replaced.old.shape[replaced.dim] - replaced.new.shape[replaced.dim]
-            of_tensor = lost.setdefault(key, {})
-            place = (number, replaced.dim)
-            of_tensor[place] = of_tensor.get(place, 0) + fewer / group.blocks
+            computed = plain.computed(first)
+            for stored in [first] if computed is None else computed.lost_with(replaced.dim):
+                of_tensor = lost.setdefault(id(stored), {})
+                place = (number, replaced.dim)
+                of_tensor[place] = of_tensor.get(place, 0) + fewer / group.blocks
     return lost
 
 
-def _uses(model: nn.Module, example_inputs: Any) -> dict[int, int]:
-    """Id of a weight -> at how many places one forward pass multiplies by each of its elements."""
+def _uses(model: nn.Module, example_inputs: Any, plain: PlainWeights) -> dict[int, int]:
+    """Id of a weight, or of what it is computed from, -> at how many places each of its elements multiplies."""
     uses: dict[int, int] = {}
 
     def note(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -184,7 +188,9 @@ def _uses(model: nn.Module, example_inputs: Any) -> dict[int, int]:
             times, weights = samples * counted.shape[-dimensions:].numel(), [module._parameters.get("weight")]
         for weight in weights:
             if weight is not None:
-                uses[id(weight)] = uses.get(id(weight), 0) + times
+                computed = plain.computed(weight)
+                stored = weight if computed is None else computed.main
+                uses[id(stored)] = uses.get(id(stored), 0) + times
 
     handles = [
         module.register_forward_hook(note, with_kwargs=True)

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from lightning_cosprune.calibration.observe import observe
 from lightning_cosprune.data.disk import writing_to
+from lightning_cosprune.network.computed import is_computed
 from lightning_cosprune.network.latency import FAST_BLOCK, Contender, contender, machine_name, time_interleaved
 from lightning_cosprune.network.layers import is_depthwise, is_layer
 from lightning_cosprune.network.rollback import Snapshot
@@ -170,7 +171,7 @@ class TimeModel:
         names = [
             name
             for name, module in model.named_modules()
-            if is_layer(module) and type(module) in _KINDS and _is_simple(module)
+            if is_layer(module) and type(module) in _KINDS and _is_simple(module) and not is_computed(module)
         ]
         observe(model, example_inputs, names, note)
         self._layers: list[_Timed] = []

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from lightning_cosprune.calibration.batches import as_batches, check_runs, merged, num_samples
 from lightning_cosprune.calibration.moments import Pool
 from lightning_cosprune.calibration.observe import observed_inputs
+from lightning_cosprune.network.computed import stored_weight
 from lightning_cosprune.network.forward import call, evaluating, float_tensors, same_random_state, unchanged
 from lightning_cosprune.network.rollback import whole_or_not_at_all
 from lightning_cosprune.repair.activation import as_pruned
@@ -164,9 +165,9 @@ def _front_to_back(
 
 
 def _reason_to_leave(layer: nn.Module) -> str | None:
-    weight = layer._parameters.get("weight")
+    weight = stored_weight(layer)
     if weight is None:
-        return "its weight is computed, not stored"
+        return "its weight is computed in a way that is not known"
     if not weight.requires_grad:
         return "frozen"
     return None

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_cosprune.network.channels import ChannelGraph, ChannelGroup
+from lightning_cosprune.network.computed import stored_weight
 from lightning_cosprune.network.layers import has_filters
 from lightning_cosprune.network.rectifiers import Sequel
 from lightning_cosprune.network.rows import num_positions, output_rows, set_weight_rows, weight_rows
@@ -95,9 +96,9 @@ def readers_to_change(pruned: nn.Module, dense: nn.Module, caller: str) -> tuple
         )
     skipped = {name: reason for name, reason in readers.items() if reason is not None}
     for name in readers:
-        weight = pruned.get_submodule(name)._parameters.get("weight")
+        weight = None if name in skipped else stored_weight(pruned.get_submodule(name))
         if name not in skipped and (weight is None or not weight.requires_grad):
-            skipped[name] = "its weight is computed, not stored" if weight is None else "frozen"
+            skipped[name] = "its weight is computed in a way that is not known" if weight is None else "frozen"
     return {name: dense.get_submodule(name) for name in readers if name not in skipped}, skipped
 
 

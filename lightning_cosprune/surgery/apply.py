@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map
 
 from lightning_cosprune.network.channels import ChannelGraph, ChannelGroup, CutError, Removal
 from lightning_cosprune.network.complexity import Complexity, measure_complexity
+from lightning_cosprune.network.computed import plain_weights
 from lightning_cosprune.network.forward import outside_inference_mode
 from lightning_cosprune.network.latency import FAST_BLOCK
 from lightning_cosprune.network.layers import check_model, is_depthwise, is_layer, layer_weight, num_filters
@@ -93,16 +94,19 @@ def _carry_out(
 ) -> PruningReport:
     modules = dict(model.named_modules())
     filters = {name: num_filters(module) for name, module in modules.items() if is_layer(module)}
-    # Reading a weight that is computed may change what it is computed from; such layers are refused below.
-    weights = {
-        name: layer_weight(modules[name]).detach()
-        for name, idxs in plan.pruned.items()
-        if idxs and modules[name]._parameters.get("weight") is not None
-    }
+    weights = {name: layer_weight(modules[name]).detach() for name, idxs in plan.pruned.items() if idxs}
     vectors = {name: filter_vectors(weight) for name, weight in weights.items() if bool(weight.isfinite().all())}
-    surgery = _Surgery(model, plan, example_inputs, torch.float64 if before.macs <= _CHEAP else torch.float32)
-    surgery.remove(surgery.accepted())
-    surgery.finish()
+    with plain_weights(model) as plain:
+        surgery = _Surgery(model, plan, example_inputs, torch.float64 if before.macs <= _CHEAP else torch.float32)
+        surgery.remove(surgery.accepted())
+        surgery.finish()
+        try:
+            replacements = plain.carry_over(surgery.replacements)
+        except RefusedError as refusal:
+            raise ValueError(
+                f"`apply_plan(plan=...)`: expected weights that can be cut, found that of {refusal}. Leave the layers "
+                "out that feed it or are coupled to it, with `ignored_layers` of `plan_pruning`."
+            ) from refusal
     skipped = {**plan.skipped, **surgery.skipped}
     for name in filters:
         if name not in surgery.removed and name not in skipped:
@@ -114,14 +118,16 @@ def _carry_out(
             f"`apply_plan(plan=...)`: expected filters that can be removed, found none. Each layer's reason:{reasons}\n"
             "Change the plan, or pass `allow_unpruned=True` to go on with the network as it is."
         )
-    rebind_optimizers(optimizers, surgery.replacements)
+    rebind_optimizers(optimizers, replacements)
     layers = tuple(
         _layer_report(name, filters[name], num_filters(modules[name]), surgery.removed[name], vectors.get(name))
         for name in filters
         if name in surgery.removed
     )
     notes = {layer.name: note for layer in layers if (note := plan.notes.get(layer.name) or _off_block(layer, modules))}
-    return PruningReport(before, surgery.after or before, layers, skipped, notes=notes)
+    # What weights are computed from was not there when the surgery counted.
+    after = measure_complexity(model, example_inputs) if plain else surgery.after or before
+    return PruningReport(before, after, layers, skipped, notes=notes)
 
 
 def _layer_report(name: str, before: int, after: int, removed: list[int], vectors: Tensor | None) -> LayerReport:

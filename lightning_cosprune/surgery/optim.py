@@ -175,6 +175,6 @@ def _cut(value: object, replacement: Replacement) -> object:
     if _is_whole(value, replacement.old):
         return value
     assert isinstance(value, Tensor)
-    if value.shape[replacement.dim] != replacement.old.shape[replacement.dim]:
+    if value.ndim and value.shape[replacement.dim] != replacement.old.shape[replacement.dim]:
         return value
     return slices(value, replacement.kept, replacement.dim)

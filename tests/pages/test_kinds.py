@@ -226,13 +226,19 @@ KINDS: dict[str, list[Kind]] = {
     "weight norm, spectral norm": [
         Kind(
             lambda computed=computed: between(computed(nn.Conv2d(8, 8, 3, padding=1))),
-            {"after": 4},
-            dict.fromkeys(("before", "part"), "remove the parametrization"),
+            {"before": 4, "part": 4, "after": 4},
         )
         for computed in (
             nn.utils.parametrizations.weight_norm,
             nn.utils.parametrizations.spectral_norm,
             nn.utils.spectral_norm,
+        )
+    ],
+    "a weight that is computed otherwise": [
+        Kind(
+            lambda: between(nn.utils.parametrizations.orthogonal(nn.Conv2d(8, 8, 3, padding=1))),
+            {"after": 4},
+            dict.fromkeys(("before", "part"), "is computed in a way that cannot be cut"),
         )
     ],
     "frozen (`requires_grad=False`)": [

@@ -65,7 +65,7 @@ def test_what_it_advises_works(tmp_path):
     "part",
     [
         lambda: nn.Parameter(torch.zeros(12, 5)),
-        lambda: nn.Conv2d(12, 5, 1, groups=2),
+        lambda: nn.Conv2d(12, 6, 1, groups=2),
         lambda: nn.BatchNorm1d(12),
         lambda: nn.GRU(12, 3),
     ],
