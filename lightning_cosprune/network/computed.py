@@ -296,9 +296,9 @@ class PlainWeights:
         names = {name for module, name in computed.places.values() if module is layer}
         held, buffers, hooks = dict(layer._parameters), dict(layer._buffers), dict(layer._forward_pre_hooks)
         kind, parts = type(layer), dict(layer._modules)
-        self._undo.append((computed, held, buffers, hooks, kind, parts, weight))
+        shown = vars(layer).pop("weight", None) if computed.by_hook else None
+        self._undo.append((computed, dict(computed.tensors), held, buffers, hooks, kind, parts, shown))
         if computed.by_hook:
-            vars(layer).pop("weight", None)
             _fill(layer._forward_pre_hooks, {key: hook for key, hook in hooks.items() if hook is not computed.rule})
             _fill(layer._buffers, {key: buffer for key, buffer in buffers.items() if key not in names})
         else:
@@ -309,7 +309,7 @@ class PlainWeights:
 
     def _end(self) -> None:
         while self._undo:
-            computed, held, buffers, hooks, kind, parts, _ = self._undo.pop()
+            computed, tensors, held, buffers, hooks, kind, parts, shown = self._undo.pop()
             layer = computed.layer
             now = dict(layer._parameters)
             _fill(layer._parameters, {key: now.get(key, parameter) for key, parameter in held.items()})
@@ -321,8 +321,9 @@ class PlainWeights:
                 layer.__class__ = kind
             computed.put()
             if computed.by_hook:
+                whole = all(tensor is tensors[key] for key, tensor in computed.tensors.items())
                 with torch.no_grad():
-                    vars(layer)["weight"] = computed.compute()
+                    vars(layer)["weight"] = shown if whole and shown is not None else computed.compute()
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map
 
 from lightning_cosprune.network.channels import ChannelGraph, ChannelGroup, CutError, Removal
 from lightning_cosprune.network.complexity import Complexity, measure_complexity
-from lightning_cosprune.network.computed import plain_weights
+from lightning_cosprune.network.computed import is_computed, plain_weights
 from lightning_cosprune.network.forward import outside_inference_mode
 from lightning_cosprune.network.latency import FAST_BLOCK
 from lightning_cosprune.network.layers import check_model, is_depthwise, is_layer, layer_weight, num_filters
@@ -55,7 +55,8 @@ def apply_plan(
 
     Args:
         model: The network; its parameters are replaced by smaller ones.
-        plan: What to remove, made for this model by :func:`plan_pruning` or by hand.
+        plan: What to remove, made for this model by :func:`plan_pruning` or by hand. It may name depthwise layers, with
+            the filters that go with those of the layer that feeds them.
         example_inputs: As for :func:`plan_pruning`.
         optimizers: Optimizers that hold parameters of ``model``; they are given the new parameters, and their states
             are cut to the kept filters.
@@ -94,7 +95,11 @@ def _carry_out(
 ) -> PruningReport:
     modules = dict(model.named_modules())
     filters = {name: num_filters(module) for name, module in modules.items() if is_layer(module)}
-    weights = {name: layer_weight(modules[name]).detach() for name, idxs in plan.pruned.items() if idxs}
+    weights = {
+        name: layer_weight(modules[name]).detach()
+        for name, idxs in plan.pruned.items()
+        if idxs and not is_depthwise(modules[name])
+    }
     vectors = {name: filter_vectors(weight) for name, weight in weights.items() if bool(weight.isfinite().all())}
     with plain_weights(model) as plain:
         surgery = _Surgery(model, plan, example_inputs, torch.float64 if before.macs <= _CHEAP else torch.float32)
@@ -157,12 +162,11 @@ def _check_plan(plan: PruningPlan, modules: Mapping[str, nn.Module]) -> None:
         )
     for name, filters in plan.filters.items():
         layer = modules.get(name)
-        if layer is None or not is_layer(layer) or is_depthwise(layer):
+        if layer is None or not is_layer(layer):
             found = "no such module" if layer is None else type(layer).__name__
             raise ValueError(
                 f"`apply_plan(plan=...)`: expected layer {name!r} to be a convolution or linear layer of the model, "
-                f"found {f'a depthwise {found}' if layer and is_depthwise(layer) else found}. Make the plan with "
-                "`plan_pruning` on this very model."
+                f"found {found}. Make the plan with `plan_pruning` on this very model."
             )
         if num_filters(layer) != filters:
             raise ValueError(
@@ -200,8 +204,14 @@ class _Surgery:
             Them, in the order of the plan; the others are in ``skipped`` now.
         """
         groups: dict[str, ChannelGroup] = {}
+        following: dict[str, set[int]] = {}
         for name, idxs in self._plan.pruned.items():
-            if name in groups or name in self._plan.skipped or not idxs:
+            if (
+                name in groups
+                or name in self._plan.skipped
+                or not idxs
+                or is_depthwise(self._model.get_submodule(name))
+            ):
                 continue
             group = self._graph.group(name)
             groups.update(dict.fromkeys(group.layers, group))
@@ -211,13 +221,30 @@ class _Surgery:
                     raise RefusedError(f"coupled: the plan must name the same filters for {', '.join(group.layers)}")
                 removal = self._removals[group] = self._graph.removal(name, idxs)
                 owners = {id(tensor) for tensor in removal.parameters}
+                for follower in group.followers:
+                    following.setdefault(follower, set()).update(removal.outputs.get(follower, ()))
                 for other in (*removal.outputs, *removal.inputs):
+                    if is_computed(self._model.get_submodule(other)):
+                        raise RefusedError(f"the weight of {other} is computed from tensors that other layers share")
                     owners |= {id(tensor) for tensor in self._model.get_submodule(other)._parameters.values()}
                 for owner in owners & set(self._shared):
                     raise RefusedError(f"a weight is shared: {' is '.join(self._shared[owner])}")
             except RefusedError as refusal:
                 self._refuse(group, str(refusal))
+        self._check_depthwise(groups, following)
         return [group for group in dict.fromkeys(groups.values()) if group.layers[0] not in self.skipped]
+
+    def _check_depthwise(self, groups: Mapping[str, ChannelGroup], following: Mapping[str, set[int]]) -> None:
+        """Refuse groups whose depthwise layers are to lose other filters by the plan than go with theirs."""
+        for name, idxs in self._plan.pruned.items():
+            if not idxs or name in self._plan.skipped or not is_depthwise(self._model.get_submodule(name)):
+                continue
+            if name not in following:
+                self.skipped.setdefault(name, "depthwise: the plan does not name the layer that feeds it")
+            elif following[name] != set(idxs):
+                reason = f"the plan names other filters of {name}, which is depthwise, than go with those that feed it"
+                for group in {group for group in groups.values() if name in group.followers}:
+                    self._refuse(group, reason)
 
     def remove(self, groups: Sequence[ChannelGroup]) -> None:
         """Find the groups that can be cut together: all of them, less those that are at fault where a trial fails.

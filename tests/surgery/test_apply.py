@@ -421,6 +421,47 @@ def test_a_depthwise_layer_is_reported_with_the_layer_it_follows() -> None:
     assert report.skipped["2.0"] == "the plan does not name it"
 
 
+def separable_network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(conv_bn(1, 8), conv_bn(8, 8, groups=8), conv_bn(8, 4), nn.Flatten(), nn.Linear(256, 5))
+
+
+def test_a_plan_that_is_made_of_a_report_does_the_same_again() -> None:
+    first, again = separable_network(), separable_network()
+    report = apply_plan(first, plan_pruning(first, SPECTROGRAM, pruning_ratio=0.5), SPECTROGRAM)
+    plan = PruningPlan(
+        {layer.name: list(layer.pruned_idxs) for layer in report.layers},
+        {layer.name: layer.filters_before for layer in report.layers},
+    )
+    assert "1.0" in plan.pruned
+    assert apply_plan(again, plan, SPECTROGRAM).layers == report.layers
+    assert_same(dict(again.state_dict()), dict(first.state_dict()))
+
+
+@pytest.mark.parametrize(
+    ("pruned", "refused", "reason"),
+    [
+        (
+            {"0.0": [1, 5], "1.0": [1, 4]},
+            {"0.0", "1.0"},
+            "the plan names other filters of 1.0, which is depthwise, than",
+        ),
+        ({"0.0": [1, 5], "1.0": [1]}, {"0.0", "1.0"}, "the plan names other filters of 1.0"),
+        ({"1.0": [1, 5]}, {"1.0"}, "depthwise: the plan does not name the layer that feeds it"),
+    ],
+)
+def test_depthwise_layers_that_do_not_agree_with_their_source_are_refused(
+    pruned: dict[str, list[int]], refused: set[str], reason: str
+) -> None:
+    model = separable_network()
+    before, outputs = copy.deepcopy(model.state_dict()), outputs_of(model, SPECTROGRAM)
+    plan = PruningPlan(pruned, dict.fromkeys(pruned, 8))
+    report = apply_plan(model, plan, SPECTROGRAM, allow_unpruned=True)
+    assert not report.layers
+    assert {name for name, why in report.skipped.items() if why.startswith(reason)} == refused
+    assert_same_network(model, before, SPECTROGRAM, outputs)
+
+
 def test_nothing_to_remove_is_an_error_with_every_reason() -> None:
     model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.GroupNorm(2, 8), nn.Conv2d(8, 4, 3))
     optimizer = torch.optim.Adam(model.parameters())
