@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from lightning_cosprune.arguments import check_module
-from lightning_cosprune.network.computed import effective_weight
+from lightning_cosprune.network.computed import effective_weight, stored_weight
 
 __all__ = ["check_model", "has_filters", "is_depthwise", "is_layer", "layer_weight", "num_filters", "prunable_layers"]
 
@@ -58,7 +58,7 @@ def has_filters(module: nn.Module) -> bool:
     return is_layer(module) and not is_depthwise(module)
 
 
-def layer_weight(module: nn.Module) -> Tensor:
+def layer_weight(module: nn.Module, *, stored: bool = False) -> Tensor:
     """Weight of a layer as (filters, in_channels, *kernel), where filter ``i`` is all that output channel ``i`` sees.
 
     - ``Conv1d``, ``Conv2d``, ``Conv3d``: ``weight[i]``.
@@ -70,6 +70,7 @@ def layer_weight(module: nn.Module) -> Tensor:
 
     Args:
         module: The layer.
+        stored: Of a weight that is computed, give the tensor of its shape that it is computed from.
 
     Returns:
         The weight, or a view or copy of it; not detached from the graph.
@@ -87,7 +88,8 @@ def layer_weight(module: nn.Module) -> Tensor:
             f"{type(module).__name__}. For a layer of your own pass its weight, as (filters, in_channels, *kernel), to "
             "`redundant_filters` or `rank_filters`."
         )
-    weight = effective_weight(module)
+    held = stored_weight(module) if stored else None
+    weight = effective_weight(module) if held is None else held
     if isinstance(module, nn.Linear) or not module.transposed:
         return weight
     groups = weight.unflatten(0, (module.groups, -1))  # (groups, in_channels / groups, filters / groups, *kernel)

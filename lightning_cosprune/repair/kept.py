@@ -78,7 +78,7 @@ def check_networks(pruned: nn.Module, dense: nn.Module, caller: str) -> None:
 
 def _told_from_weights(pruned: nn.Module, dense: nn.Module) -> list[int]:
     """Numbers of the dense filters that hold every weight of some pruned filter, whichever inputs were cut."""
-    rows, wide = (layer_weight(layer).detach().flatten(1).cpu() for layer in (pruned, dense))
+    rows, wide = (layer_weight(layer, stored=True).detach().flatten(1).cpu() for layer in (pruned, dense))
     biases = [layer._parameters.get("bias") for layer in (pruned, dense)]
     found: list[int] = []
     first = 0
