@@ -423,7 +423,7 @@ def test_an_optimizer_that_cannot_be_cut_is_told_before_training(tmp_path: Path)
         {"max_macs": 0.5, "repair": "least_squares"},
         {"pruning_ratio": 0.5, "criterion": "response", "calibration": DataLoader(torch.randn(8, 3, 8, 8), 4)},
     ],
-    ids=str,
+    ids=["ratio", "budget", "response"],
 )
 def test_a_rehearsal_changes_nothing_and_waits_for_what_may_change(tmp_path: Path, options: dict[str, Any]) -> None:
     """The same training to the bit as without; layers that are frozen at the start may be pruned later."""
