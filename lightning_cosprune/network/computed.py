@@ -207,7 +207,7 @@ def computed_weight(layer: nn.Module) -> ComputedWeight | None:
 
 def is_computed(layer: nn.Module) -> bool:
     """Whether the weight of a layer is computed in any way."""
-    return parametrize.is_parametrized(layer) or bool({"weight_g", "weight_orig"} & set(layer._parameters))
+    return parametrize.is_parametrized(layer) or any(name in layer._parameters for name in ("weight_g", "weight_orig"))
 
 
 def effective_weight(layer: nn.Module) -> Tensor:

@@ -40,15 +40,17 @@ def warning_of_readers_outside(
         Names and shapes, and what can be done; ``None`` where there are none.
     """
     widths: dict[int, list[str]] = {}
+    given = _widths_of_outputs(target, inputs)  # whoever reads those reads what the part gave before
     for layer in report.layers:
-        widths.setdefault(layer.filters_before, []).append(f"{layer.name} ({layer.filters_after} now)")
+        if layer.filters_before not in given:
+            widths.setdefault(layer.filters_before, []).append(f"{layer.name} ({layer.filters_after} now)")
     held = {id(one) for optimizer in optimizers for group in optimizer.param_groups for one in group["params"]}
     twins = [part for part in pl_module.modules() if type(part) is type(target) and part is not target]
     passed = {id(one) for part in twins for one in part.parameters() if target is not pl_module}
     fitting = {}
     for module_name, module in pl_module.named_modules():
         for key, parameter in module._parameters.items():
-            if parameter is not None and id(parameter) in held - passed:
+            if parameter is not None and parameter.requires_grad and id(parameter) in held - passed:
                 sizes = [size for size in _inputs_of(module, key, parameter) if size in widths]
                 if sizes:
                     fitting[f"{module_name}.{key}" if module_name else key] = (parameter, sizes[0])
@@ -79,6 +81,11 @@ def _inputs_of(module: nn.Module, key: str, parameter: Tensor) -> list[int]:
     return list(parameter.shape)
 
 
+def _widths_of_outputs(target: nn.Module, inputs: Any) -> set[int]:
+    with torch.no_grad(), unchanged(target), evaluating(target), same_random_state():
+        return {size for leaf in float_tensors(call(target, inputs)) for size in leaf.shape[1:]}
+
+
 def _reached(target: nn.Module, inputs: Any, parameters: list[nn.Parameter]) -> set[int]:
     """Of ``parameters``, those that an output depends on in evaluation or training mode."""
     found: set[int] = set()
@@ -93,8 +100,7 @@ def _reached(target: nn.Module, inputs: Any, parameters: list[nn.Parameter]) -> 
         ):
             target.train(training)
             outputs = [leaf.sum() for leaf in float_tensors(call(target, inputs)) if leaf.requires_grad]
-            wanted = [parameter for parameter in parameters if parameter.requires_grad]
-            if outputs and wanted:
-                gradients = torch.autograd.grad(outputs, wanted, allow_unused=True)
-                found |= {id(one) for one, gradient in zip(wanted, gradients, strict=True) if gradient is not None}
+            if outputs:
+                gradients = torch.autograd.grad(outputs, parameters, allow_unused=True)
+                found |= {id(one) for one, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
     return found

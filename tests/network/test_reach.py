@@ -62,7 +62,7 @@ def test_only_what_may_be_pruned_is_followed(monkeypatch: pytest.MonkeyPatch) ->
         "0.0": "neither `layers` nor `pruning_ratio` names it",
         "1.0": "depthwise: it follows 0.0, which keeps its filters",
         "3.0": "ignored",
-        "5": "a linear layer, pruned only where `layers` or `pruning_ratio` gives its full name",
+        "5": "a linear layer, pruned only where `layers` or `pruning_ratio` names it",
     }
 
 
