@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test mutants check docs lowest newest clean
+.PHONY: quickstart test thorough mutants check docs lowest newest clean
 
 # Train, prune, fine-tune and compare: on synthetic scenes, with ESC10=path on 400 real recordings (fetched there, 40 MB), or with
 # DATA=path on any folder in DCASE layout.
@@ -13,6 +13,10 @@ quickstart: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n auto $(ARGS)
+
+# All tests, also slow variants of what others test.
+thorough: .venv/installed
+	$(BIN)/python -m pytest -n auto -m "" $(ARGS)
 
 # Draws small changes of a file, or of files such as FILE="lightning_cosprune/ranking/*.py", and names those that no test notices.
 mutants: .venv/installed
@@ -51,7 +55,7 @@ newest:
 	$(PYTHON) -m venv build/newest
 	build/newest/bin/python -m pip install --quiet "pip>=25.1"
 	build/newest/bin/python -m pip install --quiet --upgrade --group test --editable ".[viz,cli,tflite,wandb,energy]"
-	build/newest/bin/python -m pytest -n auto $(ARGS)
+	build/newest/bin/python -m pytest -n auto -m "" $(ARGS)
 
 # The stamp is written last: an interrupted installation is done again, a finished one takes no time.
 .venv/installed: pyproject.toml

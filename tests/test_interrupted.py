@@ -36,7 +36,7 @@ from lightning_cosprune.data.sets.archives import Archive
 from lightning_cosprune.data.sets.download import download
 from lightning_cosprune.reports.page import write_page
 
-MOMENTS = 5
+MOMENTS = 3
 Work = Callable[[Path], object]
 
 
@@ -158,6 +158,12 @@ def works(pieces: Path, served: list[Archive]) -> dict[str, tuple[Work, Work]]:
 
 
 NAMES = ("cache", "reassemble", "download", "checkpoint", "report", "sensitivity", "submission", "synthetic")
+CASES = [
+    pytest.param(name, kind, marks=[pytest.mark.thorough] if kind == "ctrl-c" and name in NAMES[3:] else [])
+    for name in NAMES
+    for kind in KINDS
+]
+"""What writes beside and renames meets Ctrl-C and a kill alike."""
 CONTINUED = (".part", ".etag", ".partial", "partial/")
 """What a rerun goes on from; a file of any other name is whole."""
 
@@ -170,8 +176,7 @@ def anew(folder: Path, prepare: Work, work: Work) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "kind"), CASES)
 def test_nothing_is_lost_and_a_rerun_ends_byte_equal(name: str, kind: str, works: Any, tmp_path: Path) -> None:
     prepare, work = works[name]
     whole = tmp_path / "whole"

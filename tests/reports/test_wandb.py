@@ -137,7 +137,7 @@ def test_a_dead_connection_keeps_the_run_offline(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["hang", "refuse"])
+@pytest.mark.parametrize("how", ["hang", pytest.param("refuse", marks=pytest.mark.thorough)])
 def test_a_connection_that_dies_midway_holds_nothing_up(how: str, tmp_path: Path) -> None:
     server = Server()
     threading.Thread(target=server.serve_forever, daemon=True).start()

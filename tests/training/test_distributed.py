@@ -45,7 +45,7 @@ def assert_processes_agree(folder: Path) -> None:
 @pytest.mark.parametrize(
     "ddp",
     [
-        {"static_graph": True, "gradient_as_bucket_view": True},
+        pytest.param({"static_graph": True, "gradient_as_bucket_view": True}, marks=pytest.mark.thorough),
         {"find_unused_parameters": True, "gradient_as_bucket_view": True},
     ],
     ids=str,
@@ -71,6 +71,7 @@ def test_two_processes_train_as_one_with_their_batches_together(tmp_path):
         torch.testing.assert_close(two["weights"][name], tensor, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.thorough  # as one that repairs does
 def test_a_run_on_two_processes_resumes(tmp_path):
     (tmp_path / "whole").mkdir()
     (tmp_path / "rest").mkdir()
@@ -101,9 +102,9 @@ REPAIRED = {"pruning": {"pruning_ratio": 0.5, "at_epoch": [0, 2], "repair": "lea
     "options",
     [
         {},
-        {"average": True},
+        pytest.param({"average": True}, marks=pytest.mark.thorough),
         {"sabotage": "round_otherwise"},
-        {"ddp": {"broadcast_buffers": False}},
+        pytest.param({"ddp": {"broadcast_buffers": False}}, marks=pytest.mark.thorough),
         {"pruning": {**REPAIRED["pruning"], "criterion": "response"}},
     ],
     ids=str,
@@ -119,7 +120,7 @@ def test_processes_repair_alike(options, tmp_path):
     assert all("the network's output" in text and not math.isnan(error) for text, _, error in first["repairs"])
 
 
-@pytest.mark.parametrize("method", ["merge", "constant"])
+@pytest.mark.parametrize("method", ["merge", pytest.param("constant", marks=pytest.mark.thorough)])
 def test_processes_repair_alike_without_data(method, tmp_path):
     run = launch(tmp_path, ddp={}, pruning={"pruning_ratio": 0.5, "at_epoch": 1, "repair": method})
     assert run.returncode == 0, run.stderr
@@ -171,7 +172,11 @@ def test_what_every_process_can_tell_at_the_start_stops_each_by_itself(tmp_path)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sabotage": "fail_on_rank_1", "pruning": {"pruning_ratio": 0.5}}, "no memory on this one"),
+        pytest.param(
+            {"sabotage": "fail_on_rank_1", "pruning": {"pruning_ratio": 0.5}},
+            "no memory on this one",
+            marks=pytest.mark.thorough,
+        ),
         ({"sabotage": "fail_in_the_repair_on_rank_1", **REPAIRED}, "no memory on this one"),
         ({"sabotage": "fail_on_rank_1", **REPAIRED}, "no memory on this one"),
     ],
