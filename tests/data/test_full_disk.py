@@ -150,7 +150,10 @@ def run():
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+SLOW = pytest.param("sensitivity", marks=pytest.mark.thorough)
+
+
+@pytest.mark.parametrize("name", [*(name for name in CASES if name != "sensitivity"), SLOW])
 def test_a_full_disk_is_told_and_a_rerun_ends_as_if_nothing_had_been(name: str, folder, tmp_path: Path) -> None:
     probe = subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", str(tmp_path)], check=False)
     if probe.returncode:

@@ -292,7 +292,7 @@ def test_half_precision_halves_the_cache_and_keeps_the_statistics(folder: Folder
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
-@pytest.mark.parametrize("name", ["dcase2021", "dcase2024"])
+@pytest.mark.parametrize("name", ["dcase2021", pytest.param("dcase2024", marks=pytest.mark.thorough)])
 def test_features_are_the_same_cached_or_computed_on_the_device(folder: Folder, tmp_path: Path, name: str) -> None:
     class Collect(Net):
         def __init__(self) -> None:
