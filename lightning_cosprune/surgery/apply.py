@@ -50,7 +50,7 @@ def apply_plan(
     Batch norms lose the same channels and the layers that read them lose the inputs; kept parameters keep
     ``requires_grad``, gradient, attributes, gradient hooks, memory format, data type and device. Each group of coupled
     layers is cut whole or not at all: after the cut the network must compute what the dense one does whose readers
-    ignore the removed channels, on the example input and on random weights and inputs, else the group is restored bit
+    ignore the removed channels, on the example input and on noise between its layers, else the group is restored bit
     for bit and named in the report's ``skipped``.
 
     Args:

@@ -251,7 +251,7 @@ class Trial:
             silent = [name for name in self._readers if name not in reached]
             if not silent or not drawn:  # an example of silence is no fault of the network
                 return
-        what = f"it cannot be shown to be right on {'random weights' if drawn else 'the example input'}: "
+        what = f"it cannot be shown to be right on {'noise' if drawn else 'the example input'}: "
         if reason:
             raise TrialFailedError(Fault(what + reason))
         faults = []
