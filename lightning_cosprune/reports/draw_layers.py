@@ -9,7 +9,7 @@ import numpy as np
 
 from lightning_cosprune.reports.layers import in_cells
 from lightning_cosprune.reports.record import LayerPicture, PruneRecord, Width
-from lightning_cosprune.reports.theme import FIGURE_WIDTH, colour_of, figure, signed_colours, styled
+from lightning_cosprune.reports.theme import FIGURE_WIDTH, axes_at, colour_of, figure, signed_colours, styled
 from lightning_cosprune.reports.viz import import_viz
 
 if TYPE_CHECKING:
@@ -66,9 +66,11 @@ def draw_similarity(picture: LayerPicture, pruned_idxs: tuple[int, ...]) -> Figu
     cells = np.frombuffer(base64.b64decode(picture.similarity), dtype=np.int8).reshape(picture.cells, -1) / 127
     places = len(picture.order)
     with styled():
-        drawn = figure(3.9)
-        left, middle, right = drawn.subplots(1, 3, width_ratios=(1.0, 3.4, 0.22), sharey=True)
-        drawn.get_layout_engine().set(wspace=0.01, w_pad=0.02)
+        lines = 2 if _cell_note(picture) else 1
+        drawn = figure(3.77 + 0.13 * lines, laid_out=False)
+        middle = axes_at(drawn, 0.96, 0.23, 3.66, 2.93)
+        left = axes_at(drawn, 0.2, 0.23, 0.88, 2.93, sharey=middle)
+        right = axes_at(drawn, 3.78, 0.23, 3.94, 2.93, sharey=middle)
         bounds = (0, places, places, 0)
         image = middle.imshow(
             cells, vmin=-1, vmax=1, cmap=signed_colours(), interpolation="none", extent=bounds, aspect="auto"
@@ -86,7 +88,9 @@ def draw_similarity(picture: LayerPicture, pruned_idxs: tuple[int, ...]) -> Figu
         right.set_xticks([])
         right.spines[:].set_visible(False)
         right.set_title("removed", loc="right", color=colour_of("removed"), fontsize=8)
-        bar = drawn.colorbar(image, ax=[left, middle, right], location="bottom", fraction=0.04, aspect=40, pad=0.01)
+        foot = 3.31 + 0.13 * lines
+        bar = drawn.colorbar(image, axes_at(drawn, 0.14, foot, 3.94, foot + 0.09), orientation="horizontal")
+        bar.set_ticks([-1, -0.5, 0, 0.5, 1])
         bar.set_label("cosine similarity")
         bar.outline.set_visible(False)
         bar.ax.tick_params(size=0)
@@ -103,10 +107,11 @@ def draw_pairs(picture: LayerPicture) -> Figure:
     cell_height, label = 1 / _wide(picture), 0.27 / unit
     height = rows * (cell_height + label) * unit
     with styled():
-        drawn = figure(1.4 + height)
-        above, below = drawn.subfigures(2, 1, height_ratios=(1.4, height))
-        _draw_explained(above.subplots(), picture)
-        axes = below.add_axes((0.0, 0.0, 1.0, 1.0))
+        drawn = figure(1.4 + height, laid_out=False)
+        _draw_explained(axes_at(drawn, 0.48, 0.25, 3.94, 0.95), picture)
+        axes = axes_at(drawn, 0.0, 1.4, FIGURE_WIDTH, 1.4 + height)
+        box, colours = import_viz("matplotlib.patches").Rectangle, signed_colours()
+        boxes = []
         for place, pair in enumerate(pairs):
             row, column = divmod(place, columns)
             x, y = column * 2.35 + 0.1, row * (cell_height + label)
@@ -115,17 +120,16 @@ def draw_pairs(picture: LayerPicture) -> Figure:
                     np.reshape(taps, pair.shape),
                     vmin=-1,
                     vmax=1,
-                    cmap=signed_colours(),
+                    cmap=colours,
                     interpolation="none",
                     extent=(x + shift, x + shift + 1, y + cell_height, y),
                 )
-                edge = "removed" if not shift else "kept"
-                box = import_viz("matplotlib.patches").Rectangle(
-                    (x + shift, y), 1, cell_height, fill=False, edgecolor=colour_of(edge), linewidth=0.9
-                )
-                axes.add_patch(box)
+                boxes.append(box((x + shift, y), 1, cell_height))
             told = f"{pair.removed} ≈ {pair.partner} · {max(pair.cosine, 0) ** 2:.0%}"
             axes.text(x + 1.05, y + cell_height + 0.1 * label, told, ha="center", va="top", fontsize=7)
+        edges = [colour_of("removed"), colour_of("kept")] * len(pairs)
+        many = import_viz("matplotlib.collections").PatchCollection
+        axes.add_collection(many(boxes, facecolors="none", edgecolors=edges, linewidths=0.9))
         axes.set_xlim(0, columns * 2.35)
         axes.set_ylim(rows * (cell_height + label), -0.05)
         axes.set_aspect("equal")

@@ -21,6 +21,7 @@ __all__ = [
     "COLOURS",
     "FIGURE_WIDTH",
     "SERIES",
+    "axes_at",
     "colour_of",
     "css_variables",
     "figure",
@@ -89,6 +90,7 @@ _STYLE = {
     "legend.frameon": False,
     "legend.fontsize": 8,
     "text.usetex": False,
+    "text.hinting": "none",  # as in the pages; hinted letters take longer to paint
     "axes.unicode_minus": True,
 }
 
@@ -108,9 +110,16 @@ def styled() -> Iterator[None]:
         yield
 
 
-def figure(height: float, width: float = FIGURE_WIDTH) -> Any:
-    """An empty figure of so many inches."""
-    return import_viz("matplotlib.figure").Figure(figsize=(width, height), layout="constrained")
+def figure(height: float, width: float = FIGURE_WIDTH, *, laid_out: bool = True) -> Any:
+    """An empty figure of so many inches; without ``laid_out`` for :func:`axes_at`, which is faster."""
+    return import_viz("matplotlib.figure").Figure((width, height), layout="constrained" if laid_out else None)
+
+
+def axes_at(drawn: Figure, left: float, top: float, right: float, bottom: float, **settings: Any) -> Any:
+    """Axes between these inches from the left and from the top edge of a figure."""
+    width, height = drawn.get_size_inches()
+    place = (left / width, 1 - bottom / height, (right - left) / width, (bottom - top) / height)
+    return drawn.add_axes(place, **settings)
 
 
 def row_height(labels: Sequence[str]) -> float:
