@@ -239,21 +239,24 @@ def test_half_precision_rows_are_compared_in_float32():
 
 def test_products_that_the_user_lets_pytorch_round_are_computed_in_float64():
     program = (
-        "import torch; from lightning_cosprune import cosine_similarity; {switch};"
-        "assert cosine_similarity(torch.eye(3)).dtype == torch.{dtype}"
+        "import torch; from lightning_cosprune import cosine_similarity\n"
+        "def dtype(): return cosine_similarity(torch.eye(3)).dtype\n"
+        "assert dtype() == torch.float32\n"
     )
-    for switch, dtype in {
-        "pass": "float32",
-        "torch.set_float32_matmul_precision('high')": "float64",
+    programs = ["torch.set_float32_matmul_precision('high')\nassert dtype() == torch.float64"]
+    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
         # From PyTorch 2.9 on there is a switch a device, and PyTorch raises where the old question is asked then.
-        "setattr(torch.backends.mkldnn, 'fp32_precision', 'bf16')": "float64",
-        "setattr(torch.backends.cuda.matmul, 'fp32_precision', 'tf32')": "float64",
-    }.items():
-        if "setattr" in switch and not hasattr(torch.backends.cuda.matmul, "fp32_precision"):
-            continue
-        command = [sys.executable, "-c", program.format(switch=switch, dtype=dtype)]
+        programs.append(
+            "for device, rounded in (torch.backends.mkldnn, 'bf16'), (torch.backends.cuda.matmul, 'tf32'):\n"
+            "    held, device.fp32_precision = device.fp32_precision, rounded\n"
+            "    assert dtype() == torch.float64, device\n"
+            "    device.fp32_precision = held\n"
+            "    assert dtype() == torch.float32, device\n"
+        )
+    for then in programs:
+        command = [sys.executable, "-c", program + then]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert result.returncode == 0, (switch, result.stderr)
+        assert result.returncode == 0, (then, result.stderr)
 
 
 def test_autocast_rounds_nothing():

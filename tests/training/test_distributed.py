@@ -178,7 +178,7 @@ def test_what_every_process_can_tell_at_the_start_stops_each_by_itself(tmp_path)
             marks=pytest.mark.thorough,
         ),
         ({"sabotage": "fail_in_the_repair_on_rank_1", **REPAIRED}, "no memory on this one"),
-        ({"sabotage": "fail_on_rank_1", **REPAIRED}, "no memory on this one"),
+        pytest.param({"sabotage": "fail_on_rank_1", **REPAIRED}, "no memory on this one", marks=pytest.mark.thorough),
     ],
 )
 def test_a_failure_on_one_process_stops_all(options, message, tmp_path):
