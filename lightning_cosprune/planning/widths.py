@@ -14,10 +14,13 @@ import numpy as np
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-__all__ = ["Costs", "choose_widths"]
+__all__ = ["EVENNESS", "Costs", "choose_widths"]
 
 Costs = Callable[[np.ndarray], dict[str, np.ndarray]]
 """Widths ``(candidates, groups)`` -> name of a cost -> that of each candidate, not falling with any width."""
+
+EVENNESS = 2.0
+"""How much evenness is worth where errors are estimates; recipes/budget/README.md has what was tried."""
 
 _EXACT = 200_000
 """Up to so many combinations of widths all are tried."""
@@ -25,6 +28,7 @@ _EXACT = 200_000
 _JUMPS = (1, 2, 4, 8, 16)
 _CHECKPOINTS = 50
 _SWAPS = 20
+_MIXED = (0.25, 0.5, 0.75)
 
 
 def choose_widths(
@@ -32,14 +36,23 @@ def choose_widths(
     errors: Sequence[Float[np.ndarray, " widths"]],
     costs: Costs,
     limits: Mapping[str, float],
+    *,
+    evenness: float = 0.0,
 ) -> Int[np.ndarray, " groups"] | None:
     r"""The widths of least error among those that meet every limit.
 
-    Minimised is the sum of the groups' errors. Where there are up to 200,000 combinations all of them are tried.
-    Otherwise the best is taken of a family that does not depend on how tight the limits are: for each mixture of the
-    limited costs a path that starts at full widths and takes again and again the step, up to sixteen widths far, of
-    least error per cost; at fifty points on its way filters are exchanged between groups as long as the error falls and
-    the cost does not rise; and beside the paths the same part of each group, and one common error for all.
+    Minimised is the sum of the groups' errors :math:`e_g`. They are estimates, and where many widths :math:`w_g` of the
+    :math:`d_g` filters do nearly as well, what is least is so by chance. With ``evenness`` :math:`\kappa` those count
+    more that keep a like part of each group:
+
+    .. math:: \Bigl(1 + \kappa \operatorname{Var}_g \log \frac{w_g}{d_g}\Bigr) \sum_g e_g(w_g)
+
+    Where there are up to 200,000 combinations all of them are tried. Otherwise the best is taken of a family that does
+    not depend on how tight the limits are: for each mixture of the limited costs a path that starts at full widths and
+    takes again and again the step, up to sixteen widths far, of least error per cost; at fifty points on its way
+    filters are exchanged between groups as long as the error falls and the cost does not rise; with ``evenness`` also
+    what lies a quarter, half and three quarters of the way from each state of a path to the same part of each group at
+    the same cost, in logarithms; and beside the paths the same part of each group, and one common error for all.
 
     As the family is the same for all limits, a tighter limit never gives a network that costs more of what is limited.
 
@@ -48,11 +61,12 @@ def choose_widths(
         errors: For each group the error at each of them.
         costs: What widths cost.
         limits: Name of a cost -> the most it may be.
+        evenness: :math:`\kappa`; 0 where the errors are exact, :data:`EVENNESS` where they are estimates.
 
     Returns:
         The width of each group; ``None`` where not even the least widths meet the limits.
     """
-    search = _Search(options, errors, costs, sorted(limits))
+    search = _Search(options, errors, costs, sorted(limits), evenness)
     bounds = np.array([limits[name] for name in sorted(limits)])
     best: tuple[float, float, tuple[int, ...]] | None = None
     for places in search.candidates():
@@ -60,7 +74,7 @@ def choose_widths(
         fits = (spent <= bounds).all(axis=1)
         if not fits.any():
             continue
-        error, total = search.error_of(places[fits]), (spent[fits] / search.dense).sum(axis=1)
+        error, total = search.score_of(places[fits]), (spent[fits] / search.dense).sum(axis=1)
         first = np.lexsort((total, error))[0]
         found = (float(error[first]), float(total[first]), tuple(places[fits][first].tolist()))
         best = found if best is None or found < best else best
@@ -76,13 +90,14 @@ class _Search:
         errors: Sequence[np.ndarray],
         costs: Costs,
         names: Sequence[str],
+        evenness: float,
     ) -> None:
         self.groups = len(options)
         longest = max(map(len, options))
         self.last = np.array([len(widths) - 1 for widths in options])
         self._options = np.stack([np.pad(widths, (0, longest - len(widths)), "edge") for widths in options])
         self._errors = np.stack([np.pad(of_group, (0, longest - len(of_group)), "edge") for of_group in errors])
-        self._costs, self._names = costs, list(names)
+        self._costs, self._names, self._evenness = costs, list(names), evenness
         self.dense = self.costs_of(self.last[None])[0]
 
     def widths_of(self, places: np.ndarray) -> np.ndarray:
@@ -91,6 +106,12 @@ class _Search:
 
     def error_of(self, places: np.ndarray) -> np.ndarray:
         found: np.ndarray = self._errors[np.arange(self.groups), places].sum(axis=1)
+        return found
+
+    def score_of(self, places: np.ndarray) -> np.ndarray:
+        """The error, the greater the less even the widths are."""
+        shares = np.log(self.widths_of(places) / self._options[np.arange(self.groups), self.last])
+        found: np.ndarray = self.error_of(places) * (1 + self._evenness * shares.var(axis=1))
         return found
 
     def costs_of(self, places: np.ndarray) -> np.ndarray:
@@ -107,7 +128,11 @@ class _Search:
         yield self._uniform()
         yield self._common_error()
         for mixture in _mixtures(len(self._names)):
-            yield self._path(mixture / self.dense)
+            price = mixture / self.dense
+            path = self._path(price)
+            yield path
+            if self._evenness:
+                yield from self._evened(path, price)
 
     def _uniform(self) -> np.ndarray:
         shares = np.linspace(0, 1, 4 * self._options.shape[1])[:, None]
@@ -119,6 +144,16 @@ class _Search:
         levels = np.unique(self._errors)[:, None, None]
         reached = self._errors[None] > levels
         return self._within(reached.sum(axis=2))
+
+    def _evened(self, path: np.ndarray, price: np.ndarray) -> Iterator[np.ndarray]:
+        """What lies between each state of a path and the same part of each group at the same cost."""
+        ladder = self._uniform()
+        steps = np.searchsorted(self.costs_of(ladder) @ price, self.costs_of(path) @ price)
+        even = np.log(self.widths_of(ladder[np.minimum(steps, len(ladder) - 1)]))
+        for part in _MIXED:
+            wanted = np.exp((1 - part) * np.log(self.widths_of(path)) + part * even)
+            reached = (self._options[None] <= wanted[:, :, None] + 1e-9).sum(axis=2) - 1
+            yield self._within(np.maximum(reached, 0))
 
     def _within(self, places: np.ndarray) -> np.ndarray:
         found: np.ndarray = np.minimum(places, self.last)

@@ -27,7 +27,7 @@ from lightning_cosprune.planning.plan import PruningPlan
 from lightning_cosprune.planning.ranked import FilterRanking
 from lightning_cosprune.planning.rehearsal import as_plan, rehearse
 from lightning_cosprune.planning.speed import Stopwatch
-from lightning_cosprune.planning.widths import Costs, choose_widths
+from lightning_cosprune.planning.widths import EVENNESS, Costs, choose_widths
 from lightning_cosprune.surgery.report import PruningReport
 
 __all__ = ["UNREAD", "kept_whole", "plan_within"]
@@ -212,6 +212,7 @@ def plan_within(
             [curves[group].errors for group in groups],
             costs,
             aims,
+            evenness=EVENNESS,
         )
         assert chosen is not None, "the least widths meet the limits"
         pruned = {
