@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -84,6 +83,9 @@ class TimeTable:
                 finally:
                     partial.unlink(missing_ok=True)
         except OSError as error:
+            # Only Lightning's own tells which process this is; a plan needs no Lightning otherwise.
+            from lightning.pytorch.utilities import rank_zero_warn
+
             rank_zero_warn(str(error))
 
 
@@ -208,9 +210,7 @@ class TimeModel:
 
     @staticmethod
     def _ends(layer: Any, shape: np.ndarray) -> tuple[int, int]:
-        groups = 1 if is_depthwise(layer) else getattr(layer, "groups", 1)
-        reads = shape[0] if is_depthwise(layer) else shape[1] * groups
-        return int(reads), int(shape[0])
+        return int(shape[0] if is_depthwise(layer) else shape[1]), int(shape[0])
 
     def _of_layers(self, widths: np.ndarray) -> np.ndarray:
         total = np.zeros(len(np.atleast_2d(widths)))

@@ -137,6 +137,29 @@ def test_within_a_block_nothing_is_gained():
     assert times(np.array([[16, 16]]))[0] < nine
 
 
+def test_at_widths_that_were_timed_the_model_has_their_times():
+    asked = {}
+
+    class Uneven(Counted):
+        def seconds(self, layer, inputs, given, made):
+            return asked.setdefault((given, made), 1.0 + 7 * given * made % 5)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 64, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 5))
+    (group,) = [group for group in channel_groups(model, SPECTROGRAM) if group.layers == ("0",)]
+    costs = CostModel(model, SPECTROGRAM, [group])
+    times = TimeModel(model, SPECTROGRAM, costs, Uneven(table_file(), "eager"), 0.0)
+    timed = sorted(made for given, made in asked if given == 1)
+    assert len(timed) == 5  # whole blocks, evenly spread
+    assert timed[0] == 8
+    assert timed[-1] == 64
+    assert all(width % 8 == 0 for width in timed)
+    assert sorted(given for given, made in asked if made == 5) == timed
+    whole = asked[1, 64] + asked[64, 5]
+    expected = [(asked[1, width] + asked[width, 5]) / whole for width in timed]
+    np.testing.assert_allclose(times(np.array(timed)[:, None]), expected)
+
+
 def test_what_is_measured_in_the_end_decides(monkeypatch):
     """The layers promise more than the network keeps: the aim is lowered until it does, or all is given up."""
     monkeypatch.setattr(speed, "TimeTable", Counted)
