@@ -151,6 +151,7 @@ def random(weight: Weight, seed: int = 0) -> Float[Tensor, " filters"]:
 
     Raises:
         TypeError: ``seed`` is no whole number.
+        ValueError: It is less than -2**63.
 
     Returns:
         One score per filter, all different.

@@ -1,3 +1,4 @@
+import dataclasses
 import re
 
 import pytest
@@ -89,3 +90,9 @@ def test_names_that_are_not_known():
         parse_budget("plan_pruning", budget="dcase2019")
     with pytest.raises(ValueError, match=r"deployed_as='fp16'.*expected 'float64' or"):
         parse_budget("plan_pruning", deployed_as="fp16")
+
+
+def test_the_rule_of_a_year_cannot_be_changed():
+    for rule in (BUDGETS["dcase2021"], BUDGETS["dcase2021"].limits[0]):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(rule, dataclasses.fields(rule)[0].name, None)

@@ -1,5 +1,6 @@
 import copy
 import math
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -83,6 +84,19 @@ def test_a_run_that_was_stopped_goes_on(tmp_path):
     assert not list(file.parent.glob("*.part"))
     with pytest.raises(ValueError, match=r"kept_in=.*expected scores of 'l2 0 cut', found"):
         sensitivity(model, SPECTROGRAM, score=score, **{**options, "criterion": "l2"})
+
+
+def test_the_score_of_the_whole_network_is_not_taken_for_a_layers():
+    """Though the layer has the name it is kept under."""
+    model = nn.Sequential(OrderedDict(dense=nn.Conv2d(1, 2, 3), flat=nn.Flatten(), head=nn.LazyLinear(3)))
+    model(SPECTROGRAM)
+
+    def score(one):
+        return float(one.dense.out_channels)
+
+    found = sensitivity(model, SPECTROGRAM, criterion="l1", score=score, fractions=[0.5])
+    assert found.dense == 2
+    assert found.curves == {"dense": {1: 1.0}}
 
 
 def test_coupled_layers_have_one_curve_and_what_cannot_be_cut_has_none():

@@ -89,6 +89,13 @@ def test_random_repeats_with_its_seed_and_leaves_the_callers_generator():
     assert sorted(draws[0]) == list(range(30))
 
 
+def test_of_seeds_that_are_negative_all_64_bits_are_served_and_no_more():
+    weight = normal(30, 2)
+    assert SCORES["random"](weight, seed=-(2**63)).tolist() != SCORES["random"](weight, seed=0).tolist()
+    with pytest.raises(ValueError, match=r"`random\(seed=-9223372036854775809\)`: expected a whole number of at least"):
+        SCORES["random"](weight, seed=-(2**63) - 1)
+
+
 @pytest.mark.parametrize("name", DETERMINISTIC)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_low_precision_is_computed_in_at_least_float32(name, dtype):

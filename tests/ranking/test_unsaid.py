@@ -53,3 +53,12 @@ def test_nothing_is_lost_with_no_filter_and_all_with_all():
     sets = torch.stack([torch.ones(6, dtype=torch.bool), torch.zeros(6, dtype=torch.bool)])
     found = unsaid([([one, one], [one, one])], sets)
     torch.testing.assert_close(found, torch.tensor([0.0, 2.0], dtype=torch.float64))  # of each of two readers
+
+
+def test_what_a_copy_says_is_hardly_lost():
+    """The weakest pull that is tried lets it take over nearly all of what the other said."""
+    torch.manual_seed(0)
+    rows = torch.randn(200, 4).double().repeat(1, 2)
+    one = reading(rows, torch.randn(8, 2).double())
+    (lost,) = unsaid([([one], [one])], (torch.arange(8) < 4)[None])
+    assert 0 < float(lost) < 1e-5

@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -6,7 +7,8 @@ from torch import nn
 from weights import normal
 
 from lightning_cosprune.network.rectifiers import Sequel
-from lightning_cosprune.repair.activation import Activation
+from lightning_cosprune.repair.activation import Activation, as_pruned
+from lightning_cosprune.repair.targets import Seen
 
 BOUNDS = {"relu": (0.0, math.inf), "relu6": (0.0, 6.0), "hardtanh": (-1.0, 1.0), "none": (-math.inf, math.inf)}
 
@@ -48,3 +50,24 @@ def test_targets_are_moved_only_where_it_makes_no_difference(norm: str | None, b
         assert torch.equal(moved[:, 3], wanted[:, 3])
     torch.testing.assert_close(moved[outside], computed[outside], rtol=0, atol=1e-12)
     assert outside.any() == (bounds != "none")
+
+
+def test_targets_are_what_the_batch_norm_of_the_pruned_network_asks_for() -> None:
+    """It has other statistics than the dense one, and a filter that both have switched off keeps its targets."""
+    dense, kept = network(), [0, 1, 3, 4]
+    pruned = nn.Sequential(nn.BatchNorm2d(4).double()).eval()
+    pruned[0].running_mean.copy_(normal(4, seed=5))
+    pruned[0].running_var.copy_(normal(4, seed=6).square() + 0.5)
+    with torch.no_grad():
+        pruned[0].weight.copy_(torch.tensor([2.0, 0.5, 0.0, -1.0]))
+        pruned[0].bias.copy_(normal(4, seed=7))
+    sequel, rows = Sequel("0", -math.inf, math.inf), normal(6, 2, 4, seed=8)
+    before = torch.zeros(12, 5, dtype=torch.float64)
+    before[:, kept] = rows.flatten(0, 1)
+    seen = Seen(torch.arange(2), rows, torch.Size((6, 5, 1, 2)))
+    as_pruned(SimpleNamespace(sequels={"layer": sequel}, seen=[{"layer": [seen]}]), pruned, dense, {"layer": kept})
+    found, wanted = (
+        behind(model, sequel, of_all) for model, of_all in ((pruned, seen.rows.flatten(0, 1)), (dense, before))
+    )
+    torch.testing.assert_close(found[:, [0, 1, 3]], wanted[:, kept][:, [0, 1, 3]])
+    assert torch.equal(seen.rows[..., 2], rows[..., 2])
