@@ -9,7 +9,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,14 +134,15 @@ class Stopwatch:
 
 @dataclass
 class _Timed:
-    """A layer, its times at some widths, and how often it is called."""
+    """A layer, its times at some widths, how often it is called, and the axis of its weight that says what it reads."""
 
     weight: Tensor
     outputs: int
-    calls: int = 1
-    given: np.ndarray = field(default_factory=lambda: np.ones(1))
-    made: np.ndarray = field(default_factory=lambda: np.ones(1))
-    times: np.ndarray = field(default_factory=lambda: np.zeros((1, 1)))
+    calls: int
+    reads: int
+    given: np.ndarray
+    made: np.ndarray
+    times: np.ndarray
 
 
 class TimeModel:
@@ -204,9 +205,9 @@ class TimeModel:
         grid = [_points(low, high) for low, high in zip(lowest, most, strict=True)]
         if is_depthwise(layer):
             times = np.array([[table.seconds(layer, given, width, width)] for width in grid[0]])
-            return _Timed(weight, places, calls, np.array(grid[0]), np.ones(1), times)
+            return _Timed(weight, places, calls, 0, np.array(grid[0]), np.ones(1), times)
         times = np.array([[table.seconds(layer, given, reads, makes) for makes in grid[1]] for reads in grid[0]])
-        return _Timed(weight, places, calls, np.array(grid[0]), np.array(grid[1]), times)
+        return _Timed(weight, places, calls, 1, np.array(grid[0]), np.array(grid[1]), times)
 
     @staticmethod
     def _ends(layer: Any, shape: np.ndarray) -> tuple[int, int]:
@@ -216,12 +217,8 @@ class TimeModel:
         total = np.zeros(len(np.atleast_2d(widths)))
         for one in self._layers:
             shape = self._costs.shapes(one.weight, widths)
-            reads, makes = (
-                (shape[:, 0], np.ones(len(shape)))
-                if one.made.size == 1 and one.made[0] == 1
-                else (shape[:, 1], shape[:, 0])
-            )
-            total += one.calls * _bilinear(one.given, one.made, one.times, _block(reads), _block(makes))
+            widths_of = _block(shape[:, one.reads]), _block(shape[:, 0])
+            total += one.calls * _bilinear(one.given, one.made, one.times, *widths_of)
         return total
 
     def _channels(self, widths: np.ndarray) -> np.ndarray:

@@ -138,26 +138,27 @@ def test_within_a_block_nothing_is_gained():
 
 
 def test_at_widths_that_were_timed_the_model_has_their_times():
+    """Of a layer that makes one channel and of a depthwise one, too."""
     asked = {}
 
     class Uneven(Counted):
         def seconds(self, layer, inputs, given, made):
-            return asked.setdefault((given, made), 1.0 + 7 * given * made % 5)
+            return asked.setdefault((layer.groups > 1, given, made), 1.0 + 7 * given * made % 5)
 
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 64, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 5))
+    model = nn.Sequential(nn.Conv2d(1, 64, 3), nn.Conv2d(64, 64, 3, groups=64), nn.Conv2d(64, 1, 1))
     (group,) = [group for group in channel_groups(model, SPECTROGRAM) if group.layers == ("0",)]
     costs = CostModel(model, SPECTROGRAM, [group])
     times = TimeModel(model, SPECTROGRAM, costs, Uneven(table_file(), "eager"), 0.0)
-    timed = sorted(made for given, made in asked if given == 1)
+    timed = sorted(made for depthwise, given, made in asked if given == 1 and not depthwise)
     assert len(timed) == 5  # whole blocks, evenly spread
     assert timed[0] == 8
     assert timed[-1] == 64
     assert all(width % 8 == 0 for width in timed)
-    assert sorted(given for given, made in asked if made == 5) == timed
-    whole = asked[1, 64] + asked[64, 5]
-    expected = [(asked[1, width] + asked[width, 5]) / whole for width in timed]
-    np.testing.assert_allclose(times(np.array(timed)[:, None]), expected)
+    expected = np.array(
+        [asked[False, 1, width] + asked[True, width, width] + asked[False, width, 1] for width in timed]
+    )
+    np.testing.assert_allclose(times(np.array(timed)[:, None]), expected / expected[-1])
 
 
 def test_what_is_measured_in_the_end_decides(monkeypatch):
