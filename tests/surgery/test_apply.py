@@ -21,6 +21,7 @@ from lightning_cosprune.network.channels import ChannelGraph, channel_groups
 from lightning_cosprune.network.forward import call, float_tensors
 from lightning_cosprune.network.layers import is_depthwise, num_filters, prunable_layers
 from lightning_cosprune.surgery import apply
+from lightning_cosprune.surgery.draws import draw
 from lightning_cosprune.surgery.trial import Trial
 
 
@@ -613,3 +614,17 @@ def test_what_is_not_finite_is_named(name: str, message: str, value: float) -> N
         with pytest.raises(ValueError, match=message):
             apply_plan(model, PruningPlan({"0": [0]}, {"0": 8}), tensors["input"], allow_unpruned=allow_unpruned)
     assert model[0].out_channels == 8
+
+
+def test_what_stands_in_for_weights_and_inputs_has_their_signs_and_size() -> None:
+    model = nn.Sequential(nn.Conv2d(30, 64, 3), nn.BatchNorm2d(64))
+    model[1].running_var.fill_(0.3)
+    negative, mixed = -torch.rand(1, 30, 5, 5), 1000 * torch.randn(1, 30, 5, 5)
+    drawn, again = draw(model, (negative, mixed)), draw(model, (negative, mixed))
+    assert (drawn.tensors["1.running_var"] > 0).all()  # its root will be taken
+    assert (drawn.inputs[0] < 0).all()
+    for values in (drawn.tensors["0.weight"], drawn.inputs[1]):
+        assert abs(values.mean()) < 0.1 * values.std()
+    assert drawn.tensors["0.weight"].std() == pytest.approx((2 / 270) ** 0.5, rel=0.1)
+    assert 100 < drawn.inputs[1].abs().max() < 10_000
+    assert all(torch.equal(drawn.tensors[name], again.tensors[name]) for name in drawn.tensors)
