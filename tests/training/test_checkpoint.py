@@ -517,6 +517,18 @@ def test_one_part_of_what_was_saved(prefix, with_structure, tmp_path):
         load_pruned(Student, tmp_path / "all.ckpt", prefix="network.")
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"prefix": 3}, r"\(prefix=...\)`: expected a `str`, found a int\. Write"),
+        ({"ignore_extra": "probe"}, r"\(ignore_extra=...\)`: expected a `bool`, found a str\. Write"),
+    ],
+)
+def test_what_is_no_prefix_and_no_choice_is_refused(wrong, message):
+    with pytest.raises(TypeError, match=f"`load_pruned{message}"):
+        load_pruned(Student, {}, **wrong)
+
+
 @pytest.mark.parametrize("with_structure", [True, False])
 def test_weights_beyond_the_network_are_named_or_ignored_on_request(with_structure):
     model = taught().student

@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import processes
@@ -16,6 +17,7 @@ from fits import UsersModule
 from lightning.pytorch.strategies import DDPStrategy
 
 from lightning_cosprune import CosineFilterPruning, PrunableMixin
+from lightning_cosprune.training import distributed
 
 PRUNED = {"pruning": {"pruning_ratio": 0.5, "at_epoch": [0, 1]}}
 
@@ -249,3 +251,14 @@ def test_an_unknown_strategy_on_many_processes_is_refused():
     trainer.strategy.__class__ = type("HomeMadeStrategy", (DDPStrategy,), {})
     with pytest.raises(ValueError, match='HomeMadeStrategy on 2 processes: expected `strategy="ddp"`'):
         CosineFilterPruning().setup(trainer, UsersModule(), "fit")
+
+
+@pytest.mark.parametrize(
+    ("ddp", "processes", "alike"), [({}, 2, True), ({"broadcast_buffers": False}, 2, False), ({}, 1, False)]
+)
+def test_buffers_are_made_alike_where_a_training_step_would_do_it(ddp, processes, alike, monkeypatch):
+    done = []
+    monkeypatch.setattr(distributed, "as_on_rank_zero", lambda _, tensors: done.extend(tensors))
+    trainer = SimpleNamespace(world_size=processes, strategy=DDPStrategy(**ddp))
+    distributed.same_buffers(trainer, torch.nn.BatchNorm1d(2))
+    assert len(done) == (3 if alike else 0)

@@ -51,6 +51,24 @@ def test_of_a_stream_the_first_batch_serves(tmp_path: Path) -> None:
     assert module.stem.out_channels == 8
 
 
+class Transferring(UsersModule):
+    """Its hook is told which training data a batch is from, as Lightning tells it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[int] = []
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        self.told.append(dataloader_idx)
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+
+def test_the_sample_goes_through_the_hooks_of_a_training_batch(tmp_path: Path) -> None:
+    module = Transferring()
+    trainer(tmp_path, CosineFilterPruning(0.5)).fit(module, DataLoader(Stream(8), batch_size=4))
+    assert module.told == [0] * 3  # that sample, and two batches
+
+
 class Parts(pl.LightningModule):
     """A LightningModule as many are: no forward, and the networks in attributes."""
 
