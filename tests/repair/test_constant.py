@@ -142,5 +142,9 @@ def test_wrong_input_is_told():
         compensate_constants(model, dense, report)
     with pytest.raises(ValueError, match="expected an iterable of inputs"):
         compensate_constants(model, dense, report, calibration=SPECTROGRAM)
+    with pytest.raises(
+        ValueError, match=r"`compensate_constants\(calibration=...\)`: .* shape \(1, 3, 4, 4\) in place 1"
+    ):
+        compensate_constants(model, dense, report, calibration=[SPECTROGRAM, torch.zeros(1, 3, 4, 4)])
     with pytest.raises(ValueError, match="expected a layer that reads fewer channels"):
         compensate_constants(dense, dense, example_inputs=SPECTROGRAM)

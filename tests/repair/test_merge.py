@@ -9,6 +9,7 @@ from zoo import CASES
 from zoo.case import SPECTROGRAM, WAVEFORM, Net, conv, pooled
 
 from lightning_cosprune import apply_plan, merge_removed, plan_pruning
+from lightning_cosprune.repair.between import Between, steps_between
 
 PAIRS = ((0, 4), (1, 5), (2, 6), (3, 7))
 REMOVED = [4, 5, 6, 7]
@@ -112,6 +113,20 @@ def test_multiples_of_kept_filters_lose_nothing(name):
     assert all(torch.equal(tensor, dense.state_dict()[key]) for key, tensor in state.items())
 
 
+def test_of_a_multiple_all_is_known_whatever_the_statistics_say():
+    """By those of the batch norm none of its filters ever gets through the ReLU."""
+    model = with_statistics(chain(conv(1, 8), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 3)))
+    copied(model.first, model.step0, PAIRS)
+    with torch.no_grad():
+        model.step0.running_mean -= 20 * (model.step0.running_var + model.step0.eps).sqrt()
+        model.step0.bias -= 20 * model.step0.weight
+    model, dense, report = cut(model, {"first": REMOVED}, SPECTROGRAM)
+    wanted, before = outputs_of(dense, SPECTROGRAM)[0], outputs_of(model, SPECTROGRAM)[0]
+    assert (before - wanted).abs().max() > 1e-2
+    merge_removed(model, dense, report, example_inputs=SPECTROGRAM)
+    torch.testing.assert_close(outputs_of(model, SPECTROGRAM)[0], wanted, rtol=1e-5, atol=1e-4)
+
+
 def test_a_partner_is_in_the_same_group():
     pairs = ((0, 2), (1, 3), (4, 6), (5, 7))
     model = with_statistics(grouped())
@@ -200,6 +215,19 @@ def test_what_was_learned_since_the_cut_stays():
     merge_removed(model, dense, report, example_inputs=SPECTROGRAM)
     merge_removed(fresh, dense, example_inputs=SPECTROGRAM)
     torch.testing.assert_close(model.step1.weight, fresh.step1.weight + 1)
+
+
+def test_branches_that_meet_again_and_again_are_gone_through_once():
+    """One way for each of them would be 2**40 ways."""
+
+    def run(net, x):
+        x = net.stem(x)
+        for _ in range(40):
+            x = x + x.sigmoid()
+        return net.head(x)
+
+    model = Net(run, stem=conv(1, 4), head=conv(4, 5))
+    assert steps_between(model, SPECTROGRAM, {"head": model.head}) == {"head": Between(False, False, False, "sigmoid")}
 
 
 def test_wrong_input_is_told():
