@@ -23,10 +23,10 @@ class Stream(IterableDataset):
         return iter((torch.randn(3, 8, 8), number % 4) for number in range(self.samples))
 
 
-def trainer(folder: Path, callback: pl.Callback) -> pl.Trainer:
+def trainer(folder: Path, callback: pl.Callback, epochs: int = 1) -> pl.Trainer:
     return pl.Trainer(
         accelerator="cpu",
-        max_epochs=1,
+        max_epochs=epochs,
         callbacks=[callback],
         default_root_dir=folder,
         logger=False,
@@ -67,6 +67,17 @@ def test_the_sample_goes_through_the_hooks_of_a_training_batch(tmp_path: Path) -
     module = Transferring()
     trainer(tmp_path, CosineFilterPruning(0.5)).fit(module, DataLoader(Stream(8), batch_size=4))
     assert module.told == [0] * 3  # that sample, and two batches
+
+
+def test_of_a_stream_nothing_is_taken_only_to_see_whether_a_later_prune_can_be_done(tmp_path: Path) -> None:
+    module = Transferring()
+    trainer(tmp_path, CosineFilterPruning(0.5, at_epoch=1), 2).fit(module, DataLoader(Stream(8), batch_size=4))
+    assert module.stem.out_channels == 8
+    assert len(module.told) == 5  # two batches an epoch, and one to prune on
+    with pytest.raises(ValueError, match="will remove nothing at any epoch"):
+        trainer(tmp_path, CosineFilterPruning(0.01, at_epoch=1, example_inputs=torch.zeros(1, 3, 8, 8)), 2).fit(
+            UsersModule(), DataLoader(Stream(8), batch_size=4)
+        )
 
 
 class Parts(pl.LightningModule):
