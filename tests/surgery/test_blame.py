@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from zoo.case import pooled
 
 from lightning_cosprune import PruningPlan, apply_plan, plan_pruning
 from lightning_cosprune.surgery import apply
+from lightning_cosprune.surgery.blame import at_failure
 from lightning_cosprune.surgery.trial import Trial
 
 
@@ -133,3 +135,13 @@ assert apply_plan(model, plan_pruning(model, x, pruning_ratio=0.5), x).layers
 assert "torch._dynamo" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_a_module_that_fails_is_at_fault_before_the_layer_that_would_have_come_next() -> None:
+    model = nn.Sequential(conv(1, 4), conv(4, 4), conv(4, 4))
+    removals = [SimpleNamespace(outputs={"0": [1]}, inputs={"1": [1]}), SimpleNamespace(outputs={}, inputs={"2": [1]})]
+    with pytest.raises(RuntimeError) as failed:
+        model[2](torch.zeros(1, 3, 8, 8))
+    assert at_failure(removals, model, failed.value, ["0", "1", "2"], {"0"}) == {1}
+    assert at_failure(removals, model, ValueError("of a function"), ["0", "1", "2"], {"0"}) == {0}
+    assert at_failure(removals, model, ValueError("of the last step"), ["0", "1", "2"], {"0", "1", "2"}) == {1}
