@@ -15,7 +15,7 @@ from lightning_cosprune.network.channels import ChannelGroup, channel_groups
 from lightning_cosprune.planning.costs import CostModel
 from lightning_cosprune.planning.curves import RELIEF, ErrorCurve, allowed_widths, first_to_go, response_curves
 from lightning_cosprune.planning.rehearsal import as_plan
-from lightning_cosprune.planning.widths import choose_widths
+from lightning_cosprune.planning.widths import EVENNESS, choose_widths
 
 CHOICES = ("uniform", "common error", "ours", "ours, 3 steps")
 
@@ -71,7 +71,7 @@ class Rivals:
         if choice == "ours":
             # As plan_pruning does from here on, but that curves are measured once for all budgets.
             options, errors = zip(*((curve.widths, curve.errors) for curve in curves.values()), strict=True)
-            found = choose_widths(options, errors, costs, {cost: limit})
+            found = choose_widths(options, errors, costs, {cost: limit}, evenness=EVENNESS)
             assert found is not None
             widths = found.tolist()
         else:
