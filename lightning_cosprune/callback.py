@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lightning_cosprune.arguments import whole_number
 from lightning_cosprune.network.layers import num_filters, prunable_layers
+from lightning_cosprune.network.norms import check_normalising
 from lightning_cosprune.network.structure import STRUCTURE, describe_structure
 from lightning_cosprune.planning.choose import CRITERIA, plan_pruning
 from lightning_cosprune.planning.plan import PruningPlan
@@ -100,6 +101,8 @@ class CosineFilterPruning(RecordingCallback):
         budget: The limits of a challenge by its name, such as ``"dcase2025"``; see :func:`plan_pruning`.
         deployed_as: Data type that bytes are counted in, such as ``"int8"``; that of each tensor where ``None``.
         min_filters: No layer keeps fewer; a mapping likewise.
+        normalising: Norms over channels of your own, as classes, names or patterns of names; see :func:`plan_pruning`.
+        strict: Keep all filters in front of norms over channels, PyTorch's own included.
         report: Path of a page about the run, such as ``"report.html"``, written at the end of the fit and again after a
             test, with the same as ``report.json`` and ``report.csv`` beside it; it needs the extra ``viz``. A network
             that is fitted on one process, with validation data, is then also validated as cut, as repaired and, where
@@ -145,6 +148,8 @@ class CosineFilterPruning(RecordingCallback):
         budget: str | None = None,
         deployed_as: str | None = None,
         min_filters: int | dict[str, int] = 1,
+        normalising: Sequence[str | type[nn.Module]] = (),
+        strict: bool = False,
         report: str | Path | None = None,
     ) -> None:
         super().__init__()
@@ -158,6 +163,7 @@ class CosineFilterPruning(RecordingCallback):
         check_counts("min_filters", min_filters, "CosineFilterPruning")
         for parameter, patterns in (("layers", [] if layers is None else layers), ("ignored_layers", ignored_layers)):
             check_patterns(parameter, patterns)
+        check_normalising(normalising, "CosineFilterPruning")
         seed = whole_number(seed, "`CosineFilterPruning(seed={})`", 0)
         self._budget = BudgetInSteps(
             "CosineFilterPruning",
@@ -178,6 +184,8 @@ class CosineFilterPruning(RecordingCallback):
         self.ignored_layers = ignored_layers
         self.round_to = round_to
         self.min_filters = min_filters
+        self.normalising = normalising
+        self.strict = strict
         self.module = module
         self.example_inputs = example_inputs
         self.seed = seed
@@ -284,7 +292,7 @@ class CosineFilterPruning(RecordingCallback):
 
     @property
     def _settings(self) -> dict[str, Any]:
-        names = ("pruning_ratio", "layers", "ignored_layers", "round_to", "min_filters")
+        names = ("pruning_ratio", "layers", "ignored_layers", "round_to", "min_filters", "normalising", "strict")
         return {name: getattr(self, name) for name in names}
 
     def _rehearse(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -325,7 +333,7 @@ class CosineFilterPruning(RecordingCallback):
             repair = Repair(trainer, self.repair, self.calibration, [target, *copies])
             record.before(trainer, target, plan, inputs, partial(dense_copy, target, trainer))
             record.phase("surgery")
-            report = apply_plan(target, plan, inputs, optimizers=optimizers, allow_unpruned=True)
+            report = apply_plan(target, plan, inputs, optimizers=optimizers, allow_unpruned=True, strict=self.strict)
             record.measure("cut", trainer, as_it_is)
             record.phase("repair" if self.repair else "surgery")
             repaired = repair.carry_out(target, report, inputs)
@@ -378,6 +386,8 @@ class CosineFilterPruning(RecordingCallback):
             round_to=self.round_to,
             seed=self.seed,
             min_filters=self.min_filters,
+            normalising=self.normalising,
+            strict=self.strict,
             calibration=(
                 calibration_batches(trainer, self.calibration, "CosineFilterPruning")
                 if self.criterion == "response" or (self._budget and self.repair == "least_squares")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -71,10 +71,17 @@ def _kept_inputs(dense: nn.Module, pruned: nn.Module, name: str, kept_filters: l
     return torch.stack(kept)
 
 
-def assert_equals_masked_dense(dense: nn.Module, pruned: nn.Module, removed: dict[str, list[int]], inputs: Any) -> None:
+def assert_equals_masked_dense(
+    dense: nn.Module,
+    pruned: nn.Module,
+    removed: dict[str, list[int]],
+    inputs: Any,
+    narrow: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
+) -> None:
     """The pruned network computes what the dense one does whose readers' weights for the removed channels are zero.
 
     Which channels a reader has lost is read from the values that its weight has left, not from anybody's bookkeeping.
+    ``narrow`` says of norms over channels what they compute over those that are kept.
     """
     masked: dict[str, Tensor] = {}
     for name, parameter in dense.named_parameters():
@@ -95,6 +102,8 @@ def assert_equals_masked_dense(dense: nn.Module, pruned: nn.Module, removed: dic
                 block[:, ~row] = 0
     tolerance = {torch.bfloat16: 3e-2, torch.float64: 1e-9}
     with unchanged(dense), evaluating(dense), torch.no_grad():
+        for name, compute in (narrow or {}).items():
+            dense.get_submodule(name).register_forward_hook(lambda _, args, __, compute=compute: compute(args[0]))
         wanted = float_tensors(torch.func.functional_call(dense, masked, *as_call(inputs)))
     for found, expected in zip(outputs_of(pruned, inputs), wanted, strict=True):
         scale = expected.abs().max().item()

@@ -450,3 +450,49 @@ def test_a_rehearsal_changes_nothing_and_waits_for_what_may_change(tmp_path: Pat
     assert sum(parameter.numel() for parameter in module.parameters()) < 0.9 * sum(
         one.numel() for one in UsersModule().parameters()
     )
+
+
+class Scaled(nn.Module):
+    """A norm over channels of the user's own."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gain * x / (x.square().mean(dim=1, keepdim=True) + 1e-5).sqrt()
+
+
+class NormedModule(UsersModule):
+    """Each of its batch norms is a norm over channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for block in self.blocks:
+            filters = block.conv1.out_channels
+            block.bn1, block.bn2 = nn.GroupNorm(4, filters), Scaled(filters)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_norms_over_channels_range_over_fewer_unless_it_is_strict(tmp_path: Path, strict: bool) -> None:
+    module, average = NormedModule(), pl.callbacks.StochasticWeightAveraging(1e-3, swa_epoch_start=1)
+    callback = CosineFilterPruning(0.5, at_epoch=2, normalising=[Scaled], strict=strict)
+    trainer = fit(module, callback, tmp_path, average, max_epochs=4)
+    report = callback.reports[0]
+    norms = {f"blocks.{block}.bn{place}" for block in (0, 1) for place in (1, 2)}
+    assert set(callback.plans[0].norms) == set(report.norms) == (set() if strict else norms)
+    assert filters(module)["blocks.1.conv1"] == (32 if strict else 16)
+    if strict:
+        assert "normalises over groups of channels, and `strict`" in report.skipped["blocks.1.conv1"]
+        return
+    assert module.blocks[1].bn1.num_channels == 16
+    assert module.blocks[1].bn2.gain.shape == (16, 1, 1)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    assert filters(load_pruned(NormedModule, tmp_path / "last.ckpt")) == filters(module)
+
+
+@pytest.mark.parametrize("normalising", [["nowhere"], [nn.Conv2d]])
+def test_norms_that_the_network_has_not_are_told_when_training_starts(tmp_path: Path, normalising: Any) -> None:
+    callback = CosineFilterPruning(0.5, at_epoch=1, normalising=normalising)
+    with pytest.raises(ValueError, match=r"CosineFilterPruning\(normalising=.*expected the class, the name or a"):
+        fit(NormedModule(), callback, tmp_path)

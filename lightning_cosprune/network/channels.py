@@ -30,13 +30,16 @@ from lightning_cosprune.network.forward import (
     unchanged,
 )
 from lightning_cosprune.network.layers import has_filters, is_depthwise, is_layer, num_filters
+from lightning_cosprune.network.norms import is_norm_over_channels
 from lightning_cosprune.network.pruners import (
     ConvPruner,
     InstanceNormPruner,
+    NormPruner,
     RecurrentPruner,
     RefusedError,
     Replacement,
     as_one_node,
+    as_one_step,
     careful_slicing,
 )
 from lightning_cosprune.network.reach import Arrival, UnfollowedError, follow
@@ -53,8 +56,9 @@ class ChannelGroup:
         filters: How many filters each of them has.
         refusal: Why none of these filters may be removed, or ``None``.
         blocks: Into how many blocks of equal size the filters fall, each of which must lose the same number. More than
-            one where a grouped convolution has or reads these channels.
+            one where a grouped convolution has or reads these channels, or a group norm normalises them.
         followers: Depthwise convolutions that lose the same channels.
+        norms: Norms over channels that range over fewer of them then.
     """
 
     layers: tuple[str, ...]
@@ -62,6 +66,7 @@ class ChannelGroup:
     refusal: str | None = None
     blocks: int = 1
     followers: tuple[str, ...] = ()
+    norms: tuple[str, ...] = ()
 
     def check(self, idxs: Sequence[int]) -> None:
         """Refuse filters that cannot be removed from these layers.
@@ -126,17 +131,33 @@ class ChannelGraph:
     Args:
         model: The network; left as it was found.
         example_inputs: As for :func:`channel_groups`.
+        normalising: Norms over channels of the user's own.
+        strict: Refuse filters that a norm over channels normalises.
+
+    Attributes:
+        norms: Norms over channels, by name.
 
     Raises:
         ValueError: The forward pass fails.
     """
 
-    def __init__(self, model: nn.Module, example_inputs: Any) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        example_inputs: Any,
+        normalising: Mapping[str, nn.Module] | None = None,
+        strict: bool = False,
+    ) -> None:
         self._model = model
         self._modules = dict(model.named_modules())
         self._names = {module: name for name, module in self._modules.items()}
+        declared = normalising or {}
+        self._strict = strict
+        self.norms = frozenset(
+            name for name, module in self._modules.items() if name in declared or is_norm_over_channels(module)
+        )
         with plain_weights(model):
-            self._graph, self._calls = _trace(model, example_inputs)
+            self._graph, self._calls = _trace(model, example_inputs, {type(module) for module in declared.values()})
         self._groups: dict[str, ChannelGroup] = {}
         self._arrivals: dict[str, list[Arrival]] = {}
 
@@ -176,7 +197,7 @@ class ChannelGraph:
             arrivals = self._followed(name)
         except UnfollowedError:
             return ChannelGroup((name,), filters, _UNFOLLOWED)
-        coupled, followers = {layer}, set()
+        coupled, followers, norms = {layer}, set(), set()
         refusals: list[str] = []
         groups: dict[str, int] = {}
         is_read = is_output = False
@@ -192,6 +213,9 @@ class ChannelGraph:
             is_whole = bool((channels == owners).all())
             if makes and is_depthwise(module):
                 followers.add(module)
+            if other in self.norms:
+                norms.add(module)
+                refusals += _refusal_of_norm(module, other, self._strict)
             refusals += _refusal(module, other)
             if makes and has_filters(module):
                 coupled.add(module)
@@ -202,20 +226,27 @@ class ChannelGraph:
                 groups[other] = module.groups
                 if (module.out_channels if makes else module.in_channels) != filters or not is_whole:
                     refusals.append(f"{other} is a grouped convolution of which these channels are only a part")
+            if isinstance(module, nn.GroupNorm) and module.num_groups > 1:
+                blocks = _blocks_of_norm(module, channels, owners, filters)
+                if blocks is None:
+                    refusals.append(f"{other} normalises over groups of channels, of which these are only a part")
+                else:
+                    groups[other] = blocks
             is_read = is_read or _reads(arrival)
         sealed = [reason for one in coupled if (reason := self._calls.read_by_sealed(one, self._names)) is not None]
         if sealed:
             refusals.insert(0, sealed[0])
         elif is_output or not is_read:
             refusals.insert(0, "its filters are outputs of the network")
-        blocks = math.lcm(*groups.values())
-        if blocks > 1 and (filters % blocks or filters == blocks):
+        evenly = math.lcm(*groups.values())
+        if evenly > 1 and (filters % evenly or filters == evenly):
             counts = " and ".join(f"{name} has {count} groups" for name, count in groups.items())
             refusals.append(f"its {filters} filters cannot be removed evenly: {counts}")
         in_order = [
-            tuple(name for name, module in self._modules.items() if module in some) for some in (coupled, followers)
+            tuple(name for name, module in self._modules.items() if module in some)
+            for some in (coupled, followers, norms)
         ]
-        return ChannelGroup(in_order[0], filters, next(iter(refusals), None), blocks, in_order[1])
+        return ChannelGroup(in_order[0], filters, next(iter(refusals), None), evenly, *in_order[1:])
 
     @property
     def called(self) -> list[str]:
@@ -369,10 +400,6 @@ def _refusal(module: nn.Module, name: str) -> list[str]:
     """Why a layer of this kind cannot be cut, if so."""
     if isinstance(module, nn.modules.conv._ConvNd) and module.in_channels != module.out_channels == module.groups > 1:
         return [f"{name} has one filter in each of its {module.groups} groups"]  # no depthwise one, as it may seem
-    if isinstance(module, nn.GroupNorm):
-        return [f"{name} normalises over groups of channels"]
-    if isinstance(module, nn.LayerNorm):
-        return [f"{name} normalises over channels"]
     if isinstance(module, (nn.MultiheadAttention, nn.Embedding)):
         return [f"{name} is a {type(module).__name__}, whose channels cannot be removed"]
     if is_computed(module):
@@ -383,10 +410,29 @@ def _refusal(module: nn.Module, name: str) -> list[str]:
     return []
 
 
+def _refusal_of_norm(module: nn.Module, name: str, strict: bool) -> list[str]:
+    """Why channels that a norm normalises are kept, if so."""
+    groups = "groups of " if isinstance(module, nn.GroupNorm) and module.num_groups > 1 else ""
+    if strict:
+        return [f"{name} normalises over {groups}channels, and `strict` keeps what that computes"]
+    if len(getattr(module, "normalized_shape", ())) > 1:
+        return [f"{name} normalises over channels and positions at once, each with a weight of its own"]
+    return []
+
+
+def _blocks_of_norm(norm: nn.GroupNorm, channels: np.ndarray, owners: np.ndarray, filters: int) -> int | None:
+    """Into how many blocks the filters of a layer fall, of which each is a group of ``norm``; ``None`` where not so."""
+    size = norm.num_channels // norm.num_groups
+    starts = np.unique(channels - owners)
+    if len(channels) != filters or len(starts) != 1:
+        return None
+    return None if int(starts[0]) % size or filters % size else filters // size
+
+
 # Tracing
 
 
-def _trace(model: nn.Module, example_inputs: Any) -> tuple[tp.DependencyGraph, Calls]:
+def _trace(model: nn.Module, example_inputs: Any, norms: set[type[nn.Module]]) -> tuple[tp.DependencyGraph, Calls]:
     """Record which layer reads which in one forward pass; the model is left as it was found.
 
     Every floating-point parameter requires grad meanwhile: Torch-Pruning follows autograd's graph, which has no edges
@@ -403,16 +449,19 @@ def _trace(model: nn.Module, example_inputs: Any) -> tuple[tp.DependencyGraph, C
     ]
     recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
     graph = tp.DependencyGraph()
-    convolutions = ConvPruner()
-    graph.REGISTERED_PRUNERS[tp.ops.OPTYPE.CONV] = convolutions
-    graph._in_channel_pruning_fn.add(convolutions.prune_in_channels)
-    graph._out_channel_pruning_fn.add(convolutions.prune_out_channels)
+    for kind, pruner in ((tp.ops.OPTYPE.CONV, ConvPruner()), (tp.ops.OPTYPE.LN, NormPruner())):
+        graph.REGISTERED_PRUNERS[kind] = pruner
+        graph._in_channel_pruning_fn.add(pruner.prune_in_channels)
+        graph._out_channel_pruning_fn.add(pruner.prune_out_channels)
     pruners: dict[type[nn.Module], Any] = {type(layer): RecurrentPruner() for layer in recurrent}
     pruners |= {
         type(module): InstanceNormPruner()
         for module in model.modules()
         if isinstance(module, nn.modules.instancenorm._InstanceNorm)
     }
+    norms = norms | {type(part) for part in model.modules() if isinstance(part, (nn.RMSNorm, nn.LocalResponseNorm))}
+    pruners |= dict.fromkeys(norms, NormPruner())
+    opaque = [module for module in model.modules() if type(module) in norms]
     calls = Calls()
     arguments = example_inputs if isinstance(example_inputs, (Mapping, Sequence)) else (example_inputs,)
     try:
@@ -429,6 +478,8 @@ def _trace(model: nn.Module, example_inputs: Any) -> tuple[tp.DependencyGraph, C
             calls.listen(model)
             for layer in recurrent:
                 layer.forward = functools.partial(as_one_node, layer.forward)
+            for norm in opaque:
+                norm.forward = functools.partial(as_one_step, norm.forward)
             graph.build_dependency(
                 model,
                 tree_map(outside_inference_mode, arguments),

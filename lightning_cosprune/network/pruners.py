@@ -12,13 +12,17 @@ import torch_pruning as tp
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from lightning_cosprune.network.norms import channels_of_norm, last_axis, resized, size_names
+
 __all__ = [
     "ConvPruner",
     "InstanceNormPruner",
+    "NormPruner",
     "RecurrentPruner",
     "RefusedError",
     "Replacement",
     "as_one_node",
+    "as_one_step",
     "careful_slicing",
     "replaced",
     "slices",
@@ -152,6 +156,48 @@ class RecurrentPruner(tp.pruner.function.BasePruningFunc):  # type: ignore[misc]
         return (layer.proj_size or layer.hidden_size) * (2 if layer.bidirectional else 1)
 
 
+class NormPruner(tp.pruner.function.BasePruningFunc):  # type: ignore[misc]
+    """Cuts every tensor of a norm along its last axis that is longer than one, and what it says of its size."""
+
+    def prune_out_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
+        """Remove what belongs to some channels.
+
+        Returns:
+            The norm.
+
+        Raises:
+            RefusedError: Its tensors have different numbers of channels.
+        """
+        channels = channels_of_norm(layer)
+        if channels is None:
+            if any(last_axis(tensor.shape) is not None for tensor in (*layer.parameters(), *layer.buffers())):
+                raise RefusedError("its tensors do not have one number of channels")
+            return layer
+        going = set(idxs)
+        keep = [channel for channel in range(channels) if channel not in going]
+        for module in layer.modules():
+            sizes = {name: resized(getattr(module, name), len(keep)) for name in size_names(module, channels)}
+            for name, parameter in module._parameters.items():
+                if parameter is not None and (axis := last_axis(parameter.shape)) is not None:
+                    module._parameters[name] = self._prune_parameter_and_grad(parameter, keep, axis)
+            for name, buffer in module._buffers.items():
+                if buffer is not None and (axis := last_axis(buffer.shape)) is not None:
+                    module._buffers[name] = slices(buffer, torch.tensor(keep), axis)
+            for name, size in sizes.items():
+                setattr(module, name, size)
+        return layer
+
+    prune_in_channels = prune_out_channels
+
+    def get_out_channels(self, layer: nn.Module) -> int | None:
+        """How many channels it has, where it says so."""
+        return channels_of_norm(layer)
+
+    def get_in_channels(self, layer: nn.Module) -> int | None:
+        """The same."""
+        return channels_of_norm(layer)
+
+
 @contextlib.contextmanager
 def careful_slicing() -> Iterator[list[Replacement]]:
     """Let Torch-Pruning slice parameters our way: with all that belongs to them, and on record.
@@ -203,3 +249,12 @@ def as_one_node(forward: Callable[..., Any], inputs: Any, *args: Any, **kwargs: 
     for place, leaf in zip(moving, moved, strict=True):
         leaves[place] = leaf
     return tree_unflatten(leaves, structure)
+
+
+def as_one_step(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """The same for a norm, which may be given nothing by position; such a call is traced as it is.
+
+    Returns:
+        What ``forward`` returns.
+    """
+    return as_one_node(forward, *args, **kwargs) if args else forward(**kwargs)

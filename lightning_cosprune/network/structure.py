@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from lightning_cosprune.network.computed import computed_weight, is_computed
+from lightning_cosprune.network.norms import last_axis, length_of_tensors, resized, size_names
 
 __all__ = ["STRUCTURE", "describe_structure", "part_of_structure", "restore_structure", "take_data_types"]
 
@@ -26,10 +27,15 @@ _SIZES: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
     (_NormBase, ("num_features",)),
     (nn.GroupNorm, ("num_groups", "num_channels")),
     (nn.LayerNorm, ("normalized_shape",)),
+    (nn.RMSNorm, ("normalized_shape",)),
     (nn.PReLU, ("num_parameters",)),
     (nn.RNNBase, ("input_size", "hidden_size", "proj_size")),
     (nn.Embedding, ("num_embeddings", "embedding_dim")),
 )
+
+
+_SILENT = ("num_features", "num_channels", "normalized_shape")
+"""The sizes of norms, which may have no tensors that would show them."""
 
 
 def describe_structure(module: nn.Module) -> dict[str, Any]:
@@ -184,7 +190,8 @@ def _check(structure: Any, layers: Mapping[str, nn.Module], module: nn.Module) -
         parts = [entry.get(part) for part in ("sizes", "shapes")] if isinstance(entry, Mapping) else []
         if len(parts) != 2 or not all(isinstance(part, Mapping) for part in parts):
             raise refuse(f"expected `sizes` and `shapes` of layer {name!r}, found {entry!r:.80}")
-        if set(entry["sizes"]) != set(_size_names(layer)):
+        own = _size_names_of_own_norm(layer)
+        if set(entry["sizes"]) != set(_size_names(layer)) and not (own and set(entry["sizes"]) <= set(own)):
             raise refuse(
                 f"layer {name!r} has the sizes {', '.join(entry['sizes']) or '(none)'}, in the network it is a "
                 f"{type(layer).__name__}"
@@ -201,6 +208,7 @@ def _check(structure: Any, layers: Mapping[str, nn.Module], module: nn.Module) -
         # Some norms have a size and no tensor that would show it.
         shapes = _with_weight(name, layer, entry["shapes"], structure["modules"])
         told = _sizes_of(layer, shapes) if shapes else entry["sizes"]
+        told = {key: size for key, size in told.items() if key in entry["sizes"] or not own}
         if entry["sizes"] != told:
             raise refuse(f"layer {name!r} has the sizes {entry['sizes']}, the shapes of its tensors say {told}")
     modules: dict[str, dict[str, Any]] = dict(structure["modules"])
@@ -222,8 +230,10 @@ def _deduce(layers: Mapping[str, nn.Module], state_dict: Mapping[str, Any]) -> d
         full = _with_weight(name, layer, shapes, within)
         sizes = {key: _plain(getattr(layer, key)) for key in _size_names(layer)}
         if changed or (full != shapes and _sizes_of(layer, full) != sizes):
+            own_sizes = set(_size_names_of_own_norm(layer)) - {"normalized_shape"}  # a block may have a `dim` too
+            told = {key: size for key, size in _sizes_of(layer, full).items() if key not in own_sizes}
             recorded[name] = {
-                "sizes": _sizes_of(layer, full),
+                "sizes": told,
                 "shapes": {key: shapes[key] for key in changed},
             }
     return recorded | _deduce_silent(layers, recorded)
@@ -234,7 +244,7 @@ def _deduce_silent(
 ) -> dict[str, dict[str, Any]]:
     """The sizes of norms without tensors: those of the last layer before them that had as many channels.
 
-    They compute the same whatever they say of their size, so that a wrong guess would change nothing but their name.
+    Batch and group norms compute the same whatever they say of their size; a layer norm of another refuses its input.
 
     Returns:
         As :func:`_deduce`, for those whose size is another now.
@@ -246,12 +256,13 @@ def _deduce_silent(
         if "out_channels" in known or "out_features" in known:
             key = "out_channels" if "out_channels" in known else "out_features"
             sizes[int(getattr(layer, key))] = recorded.get(name, {"sizes": {}})["sizes"].get(key, getattr(layer, key))
-        elif isinstance(layer, (_NormBase, nn.GroupNorm)) and not _tensors(layer):
-            key = "num_features" if isinstance(layer, _NormBase) else "num_channels"
-            size = sizes.get(int(getattr(layer, key)))
-            if size not in (None, getattr(layer, key)):
-                now = {one: _plain(getattr(layer, one)) for one in known}
-                found[name] = {"sizes": {**now, key: size}, "shapes": {}}
+        elif not _tensors(layer) and (silent := [one for one in known if one in _SILENT]):
+            now = {one: _plain(getattr(layer, one)) for one in known}
+            shape = now[silent[0]]
+            channels = shape[-1] if isinstance(shape, list) else shape
+            size = sizes.get(channels, channels)
+            if size != channels and shape in (channels, [channels]):
+                found[name] = {"sizes": {**now, silent[0]: _plain(resized(shape, size))}, "shapes": {}}
     return found
 
 
@@ -286,7 +297,7 @@ def _sizes_of(layer: nn.Module, shapes: Mapping[str, list[int]]) -> dict[str, An
         return {"in_features": weight[1], "out_features": weight[0]}
     if isinstance(layer, nn.RNNBase):
         return {**sizes, "input_size": shapes["weight_ih_l0"][1]}
-    if isinstance(layer, nn.LayerNorm) and weight:
+    if isinstance(layer, (nn.LayerNorm, nn.RMSNorm)) and weight:
         return {"normalized_shape": weight}
     if isinstance(layer, nn.Embedding) and weight:
         return {"num_embeddings": weight[0], "embedding_dim": weight[1]}
@@ -294,11 +305,22 @@ def _sizes_of(layer: nn.Module, shapes: Mapping[str, list[int]]) -> dict[str, An
     for kind, key in counted.items():
         if isinstance(layer, kind):
             return {**sizes, key: (weight or shapes["running_mean"])[0]}
+    lengths = {shape[axis] for shape in shapes.values() if (axis := last_axis(shape)) is not None}
+    if _size_names_of_own_norm(layer) and len(lengths) == 1:
+        return {key: _plain(resized(getattr(layer, key), min(lengths))) for key in sizes}
     return sizes
 
 
 def _size_names(layer: nn.Module) -> tuple[str, ...]:
-    return next((names for kind, names in _SIZES if isinstance(layer, kind)), ())
+    return next((names for kind, names in _SIZES if isinstance(layer, kind)), _size_names_of_own_norm(layer))
+
+
+def _size_names_of_own_norm(layer: nn.Module) -> tuple[str, ...]:
+    """The attributes by which a module of the user's own says how long all its tensors are, as norms do."""
+    if any(isinstance(layer, kind) for kind, _ in _SIZES):
+        return ()
+    channels = length_of_tensors(_tensors(layer).values())
+    return () if channels is None else tuple(size_names(layer, channels))
 
 
 def _tensors(layer: nn.Module) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lightning_cosprune.network.channels import ChannelGraph, ChannelGroup
 from lightning_cosprune.network.latency import check_backend
 from lightning_cosprune.network.layers import check_model, has_filters, is_depthwise, prunable_layers
+from lightning_cosprune.network.norms import Normalising, declared_norms
 from lightning_cosprune.planning.budget import check_with_budget, parse_budget
 from lightning_cosprune.planning.curves import first_to_go
 from lightning_cosprune.planning.plan import PruningPlan
@@ -55,6 +56,8 @@ def plan_pruning(
     latency_on: str = "eager",
     budget: str | None = None,
     deployed_as: str | None = None,
+    normalising: Normalising = (),
+    strict: bool = False,
 ) -> PruningPlan:
     """Choose the filters to remove from each layer of ``model``; nothing is changed.
 
@@ -101,14 +104,19 @@ def plan_pruning(
         budget: The limits of a challenge by its name, see :data:`~lightning_cosprune.planning.budget.BUDGETS`. Limits
             of one's own overrule those of the same kind.
         deployed_as: Data type that bytes are counted in, such as ``"int8"``; that of each tensor where ``None``.
+        normalising: Norms over channels of your own, such as global response normalisation: classes of modules that
+            normalise and do nothing else, their names, or patterns of names. Like PyTorch's own norms they range over
+            fewer channels once filters in front of them are gone; the plan's ``norms`` name them all.
+        strict: Keep all filters in front of norms over channels, PyTorch's own included, which without the removed
+            channels give the others another scale.
 
     Returns:
         The filters to remove, and every layer that keeps all of its filters with the reason.
 
     Raises:
-        ValueError: An argument is out of range, a pattern matches no layer, there is no convolution, a weight is not
-            finite, ``vectors`` lack a layer, do not fit it or have no meaning for the criterion, ``"response"`` has no
-            ``calibration``, or the limits cannot be met; then with the smallest that can be reached.
+        ValueError: An argument is out of range, a pattern matches no layer or norm, there is no convolution, a weight
+            is not finite, ``vectors`` lack a layer, do not fit it or have no meaning for the criterion, ``"response"``
+            has no ``calibration``, or the limits cannot be met; then with the smallest that can be reached.
 
     Source: Singh and Plumbley, INTERSPEECH 2022, section 2 (``"cosine"`` with ``"redundant"``).
     """
@@ -128,6 +136,7 @@ def plan_pruning(
     check_with_budget(limits, pruning_ratio, deployed_as, "plan_pruning")
     for parameter, counts in (("round_to", round_to), ("min_filters", min_filters)):
         check_counts(parameter, counts, "plan_pruning")
+    declared = declared_norms(model, normalising, "plan_pruning")
     modules = prunable_layers(model)
     if layers is None and not any(isinstance(module, nn.modules.conv._ConvNd) for module in modules.values()):
         raise ValueError(
@@ -164,7 +173,7 @@ def plan_pruning(
     notes: dict[str, str] = {}
     # Only what may lose filters is followed through the network: other parts may be of a kind that takes long.
     alone = {name: _reason_to_keep(name, ratios, ignored, modules) for name in modules if has_filters(modules[name])}
-    graph = ChannelGraph(model, example_inputs)
+    graph = ChannelGraph(model, example_inputs, declared, strict)
     groups = graph.groups([name for name, reason in alone.items() if reason is None])
     followed = {name for group in groups for name in (*group.layers, *group.followers)}
     skipped: dict[str, str] = {name: reason for name, reason in alone.items() if reason and name not in followed}
@@ -201,11 +210,13 @@ def plan_pruning(
                 continue
             pruned.update(dict.fromkeys(group.layers, idxs))
             filters.update(dict.fromkeys(group.layers, group.filters))
+    norms = {norm for group in groups if any(pruned.get(name) for name in group.layers) for norm in group.norms}
     return PruningPlan(
         {name: pruned[name] for name in modules if name in pruned},
         {name: filters[name] for name in modules if name in filters},
         {name: skipped[name] for name in modules if name in skipped},
         notes,
+        tuple(name for name, _ in model.named_modules() if name in norms),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -22,9 +22,10 @@ class PruningPlan:
         filters: Layer name -> how many filters the layer has before, for every layer in ``pruned``.
         skipped: Layer name -> why it keeps all its filters.
         notes: Layer name -> what else is to be known of its width, such as that it was chosen for speed.
+        norms: Names of the norms over channels that range over fewer of them once the filters are gone.
 
     Raises:
-        TypeError: A number of a filter, or of filters, is no whole number.
+        TypeError: A number of a filter, or of filters, is no whole number, or ``norms`` are no names.
         ValueError: A filter number is repeated or outside the layer, or none would be left.
     """
 
@@ -32,6 +33,7 @@ class PruningPlan:
     filters: Mapping[str, int]
     skipped: Mapping[str, str] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
+    norms: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for parameter in ("pruned", "filters", "skipped", "notes"):
@@ -41,6 +43,15 @@ class PruningPlan:
                     f"`PruningPlan({parameter}=...)`: expected a mapping from layer name, found a "
                     f"{type(value).__name__}. Write a dict, such as {{'stem': ...}}."
                 )
+        if (
+            isinstance(self.norms, str)
+            or not isinstance(self.norms, Sequence)
+            or not all(isinstance(name, str) for name in self.norms)
+        ):
+            raise TypeError(
+                f"`PruningPlan(norms={self.norms!r:.60})`: expected names of modules, found a "
+                f"{type(self.norms).__name__}. Write such as ('blocks.0.norm',), and () for none."
+            )
         pruned = {name: _whole(f"pruned[{name!r}]", idxs) for name, idxs in self.pruned.items()}
         filters_of = {name: _whole(f"filters[{name!r}]", [filters])[0] for name, filters in self.filters.items()}
         for name, idxs in pruned.items():
@@ -65,10 +76,11 @@ class PruningPlan:
         object.__setattr__(self, "filters", MappingProxyType(filters_of))
         object.__setattr__(self, "skipped", MappingProxyType(dict(self.skipped)))
         object.__setattr__(self, "notes", MappingProxyType(dict(self.notes)))
+        object.__setattr__(self, "norms", tuple(self.norms))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Sealed mappings cannot be pickled; a copy is checked and sealed anew.
-        return type(self), (dict(self.pruned), dict(self.filters), dict(self.skipped), dict(self.notes))
+        return type(self), (dict(self.pruned), dict(self.filters), dict(self.skipped), dict(self.notes), self.norms)
 
     def __repr__(self) -> str:
         counts = {name: (len(idxs), self.filters[name]) for name, idxs in self.pruned.items() if idxs}
@@ -99,6 +111,7 @@ class PruningPlan:
             "filters": dict(self.filters),
             "skipped": dict(self.skipped),
             "notes": dict(self.notes),
+            "norms": list(self.norms),
         }
 
     @classmethod
@@ -118,7 +131,8 @@ class PruningPlan:
                 "`PruningPlan.from_dict(plan=...)`: expected the keys version (1), pruned, filters and skipped, found "
                 f"{dict(plan)!r:.200}. Write plans with `PruningPlan.to_dict` or `PruningPlan.to_json`."
             )
-        return cls(pruned=plan["pruned"], filters=plan["filters"], skipped=plan["skipped"], notes=plan.get("notes", {}))
+        known = {name: plan[name] for name in ("notes", "norms") if name in plan}
+        return cls(pruned=plan["pruned"], filters=plan["filters"], skipped=plan["skipped"], **known)
 
     def to_json(self) -> str:
         """The plan as JSON text.

@@ -25,6 +25,7 @@ def as_plan(pruned: Mapping[ChannelGroup, Sequence[int]], skipped: Mapping[str, 
         {name: idxs for name, (_, idxs) in named.items()},
         {name: group.filters for name, (group, _) in named.items()},
         skipped or {},
+        norms=tuple(sorted({norm for group, idxs in pruned.items() if len(idxs) for norm in group.norms})),
     )
 
 

@@ -17,6 +17,7 @@ from lightning_cosprune.network.computed import is_computed, plain_weights
 from lightning_cosprune.network.forward import outside_inference_mode
 from lightning_cosprune.network.latency import FAST_BLOCK
 from lightning_cosprune.network.layers import check_model, is_depthwise, is_layer, layer_weight, num_filters
+from lightning_cosprune.network.norms import Normalising, declared_norms, is_norm_over_channels
 from lightning_cosprune.network.pruners import RefusedError, Replacement
 from lightning_cosprune.network.rollback import Snapshot
 from lightning_cosprune.ranking.filters import filter_vectors
@@ -44,6 +45,8 @@ def apply_plan(
     *,
     optimizers: Sequence[Optimizer] = (),
     allow_unpruned: bool = False,
+    normalising: Normalising = (),
+    strict: bool = False,
 ) -> PruningReport:
     """Change ``model`` in place: remove the filters that ``plan`` names, with all that belongs to them.
 
@@ -51,7 +54,8 @@ def apply_plan(
     ``requires_grad``, gradient, attributes, gradient hooks, memory format, data type and device. Each group of coupled
     layers is cut whole or not at all: after the cut the network must compute what the dense one does whose readers
     ignore the removed channels, on the example input and on noise between its layers, else the group is restored bit
-    for bit and named in the report's ``skipped``.
+    for bit and named in the report's ``skipped``. Norms over channels, such as group and layer norms, range over the
+    kept channels in both networks: what they compute is not kept exactly, and the report's ``norms`` name them.
 
     Args:
         model: The network; its parameters are replaced by smaller ones.
@@ -61,6 +65,8 @@ def apply_plan(
         optimizers: Optimizers that hold parameters of ``model``; they are given the new parameters, and their states
             are cut to the kept filters.
         allow_unpruned: Return a report where no filter at all could be removed, instead of raising an error.
+        normalising: As for :func:`plan_pruning`; the plan's own ``norms`` need not be named again.
+        strict: Keep all filters in front of norms over channels, whatever the plan says.
 
     Returns:
         What was removed, what was not and why, and the network's costs before and after. Every convolution and linear
@@ -72,13 +78,16 @@ def apply_plan(
             as an interrupt from the keyboard.
     """
     check_model(model, "apply_plan")
-    _check_plan(plan, dict(model.named_modules()))
+    modules = dict(model.named_modules())
+    _check_plan(plan, modules)
+    declared = declared_norms(model, normalising, "apply_plan")
+    declared |= {name: modules[name] for name in plan.norms if not is_norm_over_channels(modules[name])}
     check_optimizers(optimizers)
     example_inputs = tree_map(outside_inference_mode, example_inputs)
     before = measure_complexity(model, example_inputs)
     dense, bound = Snapshot(model), Bindings(optimizers)
     try:
-        return _carry_out(model, plan, example_inputs, optimizers, allow_unpruned, before)
+        return _carry_out(model, plan, example_inputs, optimizers, allow_unpruned, before, declared, strict)
     except BaseException:  # an interrupt between two cuts too, after which the caller may go on or save
         dense.restore()
         bound.restore()
@@ -92,6 +101,8 @@ def _carry_out(
     optimizers: Sequence[Optimizer],
     allow_unpruned: bool,
     before: Complexity,
+    declared: Mapping[str, nn.Module],
+    strict: bool,
 ) -> PruningReport:
     modules = dict(model.named_modules())
     filters = {name: num_filters(module) for name, module in modules.items() if is_layer(module)}
@@ -102,7 +113,9 @@ def _carry_out(
     }
     vectors = {name: filter_vectors(weight) for name, weight in weights.items() if bool(weight.isfinite().all())}
     with plain_weights(model) as plain:
-        surgery = _Surgery(model, plan, example_inputs, torch.float64 if before.macs <= _CHEAP else torch.float32)
+        graph = ChannelGraph(model, example_inputs, declared, strict)
+        width = torch.float64 if before.macs <= _CHEAP else torch.float32
+        surgery = _Surgery(model, plan, example_inputs, width, graph)
         surgery.remove(surgery.accepted())
         surgery.finish()
         try:
@@ -132,7 +145,7 @@ def _carry_out(
     notes = {layer.name: note for layer in layers if (note := plan.notes.get(layer.name) or _off_block(layer, modules))}
     # What weights are computed from was not there when the surgery counted.
     after = measure_complexity(model, example_inputs) if plain else surgery.after or before
-    return PruningReport(before, after, layers, skipped, notes=notes)
+    return PruningReport(before, after, layers, skipped, notes=notes, norms=surgery.norms)
 
 
 def _layer_report(name: str, before: int, after: int, removed: list[int], vectors: Tensor | None) -> LayerReport:
@@ -160,6 +173,12 @@ def _check_plan(plan: PruningPlan, modules: Mapping[str, nn.Module]) -> None:
             f"`apply_plan(plan=...)`: expected a `PruningPlan`, found a {type(plan).__name__}. Make one with "
             "`plan_pruning`, or from a dict with `PruningPlan.from_dict`."
         )
+    for name in plan.norms:
+        if name not in modules:
+            raise ValueError(
+                f"`apply_plan(plan=...)`: expected the norm {name!r} to be a module of the model, found no such "
+                "module. Make the plan with `plan_pruning` on this very model."
+            )
     for name, filters in plan.filters.items():
         layer = modules.get(name)
         if layer is None or not is_layer(layer):
@@ -181,19 +200,23 @@ class _Surgery:
     Attributes:
         removed: Layer name -> filters that were removed, those of depthwise layers included.
         skipped: Layer name -> why it could not be cut.
+        norms: Norm over channels that ranges over fewer -> the layers that made those that went.
         replacements: The parameters that were replaced, in the order of their replacement.
         after: What the network costs then; ``None`` where nothing was cut.
     """
 
-    def __init__(self, model: nn.Module, plan: PruningPlan, example_inputs: Any, width: torch.dtype) -> None:
+    def __init__(
+        self, model: nn.Module, plan: PruningPlan, example_inputs: Any, width: torch.dtype, graph: ChannelGraph
+    ) -> None:
         self._model, self._plan, self._inputs, self._width = model, plan, example_inputs, width
         self._shared = _shared_parameters(model)
         self._dense = Snapshot(model)
-        self._graph = ChannelGraph(model, example_inputs)
+        self._graph = graph
         self._removals: dict[ChannelGroup, Removal] = {}
         self._best: tuple[Snapshot, list[ChannelGroup], list[Replacement]] = (self._dense, [], [])
         self.removed: dict[str, list[int]] = {}
         self.skipped: dict[str, str] = {}
+        self.norms: dict[str, tuple[str, ...]] = {}
         self.replacements: list[Replacement] = []
         self.after: Complexity | None = None
 
@@ -285,10 +308,12 @@ class _Surgery:
         """Leave the network with all cuts that can be made together."""
         state, groups, self.replacements = self._best
         state.restore()
-        for removal in (self._removals[group] for group in groups):
-            for name, idxs in removal.outputs.items():
+        for group in groups:
+            for name, idxs in self._removals[group].outputs.items():
                 if is_layer(self._model.get_submodule(name)):
                     self.removed[name] = sorted({*self.removed.get(name, ()), *idxs})
+                elif name in self._graph.norms:
+                    self.norms[name] = (*self.norms.get(name, ()), *group.layers)
 
     def _refuse(self, group: ChannelGroup, reason: str) -> None:
         self.skipped.update(dict.fromkeys((*group.layers, *group.followers), reason))
@@ -300,7 +325,7 @@ class _Surgery:
         trial = Trial(self._model, self._inputs, removals, self._draws, self._width, self._graph)
         try:
             replacements = self._graph.cut(removals)
-            after = self._run(removals)
+            after = self._run(removals, trial)
             cut = Snapshot(self._model)
             trial.check(self._dense, cut, replacements)
         except TrialFailedError:
@@ -316,13 +341,14 @@ class _Surgery:
         self._best = (cut, list(groups), replacements)
         self.after = after
 
-    def _run(self, removals: Sequence[Removal]) -> Complexity:
+    def _run(self, removals: Sequence[Removal], trial: Trial) -> Complexity:
         """Run the network, which is cut: where it fails, that is known before anything is compared."""
         finished: set[str] = set()
         handles = [
             self._model.get_submodule(name).register_forward_hook(lambda *_, name=name: finished.add(name))
             for name in self._graph.called
         ]
+        handles += trial.norms.listen()
         try:
             return measure_complexity(self._model, self._inputs)
         except ValueError as failure:

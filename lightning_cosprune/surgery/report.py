@@ -50,6 +50,8 @@ class PruningReport:
         skipped: Layer name -> why it kept all its filters.
         epoch: The epoch at whose start it happened, where a Trainer ran; else ``None``.
         notes: Layer name -> what else is to be known of its width.
+        norms: Norm over channels that now ranges over fewer of them, so that the kept channels behind it are not
+            exactly what they were -> the layers that made those that went.
     """
 
     before: Complexity
@@ -58,14 +60,17 @@ class PruningReport:
     skipped: Mapping[str, str]
     epoch: int | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
+    norms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "skipped", MappingProxyType(dict(self.skipped)))
         object.__setattr__(self, "notes", MappingProxyType(dict(self.notes)))
+        object.__setattr__(self, "norms", MappingProxyType(dict(self.norms)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A sealed mapping cannot be pickled; a copy is sealed anew.
-        return type(self), (self.before, self.after, self.layers, dict(self.skipped), self.epoch, dict(self.notes))
+        sealed = dict(self.skipped), self.epoch, dict(self.notes), dict(self.norms)
+        return type(self), (self.before, self.after, self.layers, *sealed)
 
     def __str__(self) -> str:
         shapes = ", ".join("x".join(map(str, shape)) for shape in self.before.input_shape)
@@ -84,9 +89,13 @@ class PruningReport:
         table = format_table(("", "before", "after", "removed"), rows)
         skipped = "".join(f"\n  {name}: {reason}" for name, reason in self.skipped.items())
         notes = "".join(f"\n  {name}: {note}" for name, note in self.notes.items())
+        norms = "".join(
+            f"\n  {name}: over fewer channels of {', '.join(layers)}" for name, layers in self.norms.items()
+        )
         return (
             f"Pruned{when}\n{table}"
             + (f"\nOf their widths:{notes}" if notes else "")
+            + (f"\nNorms that scale the kept channels otherwise than before:{norms}" if norms else "")
             + (f"\nLayers that kept all their filters:{skipped}" if skipped else "")
         )
 

@@ -5,6 +5,7 @@ output, an example input of silence. So there are two passes, one with the weigh
 on noise, see :mod:`~lightning_cosprune.surgery.draws`; and not only the outputs are compared, but what every layer is
 given and computes that reads removed channels. Training mode, which may go other ways, is tried too where the dense
 network can be. What no trial sees: a yes-or-no decision over many channels that falls the same way in all passes.
+Norms over channels range over the kept ones in both networks, see :mod:`~lightning_cosprune.surgery.norms`.
 
 Each such layer of the smaller network goes on with what the dense one's was given. So rounding does not add up over
 the depth of a network, and one wrong cut does not make all layers behind it differ: whatever differs is told apart.
@@ -44,6 +45,7 @@ from lightning_cosprune.surgery.draws import (
     tensors_of,
     without,
 )
+from lightning_cosprune.surgery.norms import NarrowNorms
 
 __all__ = ["Trial"]
 
@@ -159,6 +161,10 @@ class Trial:
         self._watched = {**self._readers, **{name: model.get_submodule(name) for name in graph.called}}
         depthwise = {name: self._outputs.get(name, []) for name, one in self._watched.items() if is_depthwise(one)}
         self._lost = {name: depthwise.get(name, self._inputs.get(name, [])) for name in self._watched}
+        narrow = {name: idxs for name, idxs in self._outputs.items() if name in graph.norms}
+        self.norms = NarrowNorms({name: model.get_submodule(name) for name in narrow}, narrow)
+        self._watched |= self.norms.modules
+        self._lost |= narrow
         self._plain = StandIns(plain_layers(model), self._inputs, self._outputs)
         self._fed: dict[str, frozenset[int]] = {}
         unknown = [
@@ -184,6 +190,7 @@ class Trial:
             ValueError: It computes no finite numbers because a weight or the example input is none.
         """
         self._tensors_after = tensors_of(self._model)
+        self.norms.learn_cut()
         self._cut_drawn(replacements)
         passes = self._passes()
         while True:
@@ -343,21 +350,21 @@ class Trial:
     def _run(self, made: _Pass, reached: set[str], seed: int = 0) -> _Pass:
         left = _REMEMBERED
 
-        def note(name: str, reader: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        def note(name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             nonlocal left
             leaves = tree_leaves((args, kwargs)) if name in self._readers else []
             if any(bool(leaf.any()) for leaf in leaves if isinstance(leaf, Tensor)):
                 reached.add(name)
             given = given_to(args, kwargs)
             if given is not None:
-                given = without(given, self._lost[name], channel_axis(reader))
+                given = without(given, self._lost[name], self._axis(name))
             whole = given is not None and given.numel() <= left
             if given is not None and not whole:
                 given = _sample(given)
             left -= given.numel() if whole and given is not None else 0
             tensors = float_tensors(output)
             if name in self._outputs:
-                tensors = [without(tensor, self._outputs[name], channel_axis(reader)) for tensor in tensors]
+                tensors = [without(tensor, self._outputs[name], self._axis(name)) for tensor in tensors]
             made.calls.setdefault(name, []).append(_Call(given, whole, [_sample(tensor) for tensor in tensors]))
             made.called.append(name)
 
@@ -368,6 +375,7 @@ class Trial:
                 self._plain.take_over(cut=False)
             else:
                 self._plain.learn()
+            self.norms.mask()
             for name, reader in self._watched.items():
                 reader.register_forward_hook(lambda *call, name=name: note(name, *call), with_kwargs=True)
             made.outputs = float_tensors(self._compute(made, values))
@@ -398,8 +406,8 @@ class Trial:
             if difference is not None:
                 differing = None
                 if call.whole and found.shape == call.given.shape:
-                    kept = kept_channels(self._lost[name], found.shape[channel_axis(reader)])
-                    differing = kept[_differing(call.given, found, channel_axis(reader))]
+                    kept = kept_channels(self._lost[name], found.shape[self._axis(name)])
+                    differing = kept[_differing(call.given, found, self._axis(name))]
                 near, certain = at_input(self._removals, name, self._graph.feeders(name), differing)
                 faults.append(Fault(difference.reason, near, certain, difference.doubtful))
             if not call.whole:
@@ -449,6 +457,11 @@ class Trial:
                     self._drawn_after[key] = without(self._drawn_after[key], idxs, 0)
 
     # Both
+
+    def _axis(self, name: str) -> int:
+        """The axis that counts channels of what a layer or norm is given and returns."""
+        axis = self.norms.axis(name)
+        return channel_axis(self._watched[name]) if axis is None else axis
 
     @contextlib.contextmanager
     def _ready(self, wanted: _Pass, seed: int = 0) -> Iterator[None]:
@@ -572,8 +585,9 @@ def _difference(expected: list[Tensor], found: list[Tensor], where: str, toleran
         at_most = _TOLERANCE.get(dense.dtype, 0.0) if tolerance is None else tolerance
         if not error <= at_most:  # written so that NaN is refused
             return _Difference(
-                f"the cut changes what the other channels compute (relative error {error:.1e} in {where}, at most "
-                f"{at_most:.0e} is rounding)",
+                f"the cut changes what the other channels compute: {where} comes out otherwise by up to {error:.1e} of "
+                f"its largest value, more than rounding does ({at_most:.0e}). If that is because of a norm over "
+                "channels, name it in `normalising`",
                 bool(error <= _DOUBTFUL),
             )
     return None

@@ -119,6 +119,7 @@ def prune_averages(
     done = PruningPlan(
         {name: idxs for name, idxs in plan.pruned.items() if name in removed},
         {name: plan.filters[name] for name in plan.pruned if name in removed},
+        norms=plan.norms,
     )
     if not done.pruned:
         return

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_cosprune.network.layers import prunable_layers
+from lightning_cosprune.network.norms import declared_norms
 from lightning_cosprune.planning.choose import plan_pruning
 from lightning_cosprune.planning.ratios import match_layers, resolve_counts, resolve_ratios
 from lightning_cosprune.training.averages import find_averages
@@ -27,8 +28,8 @@ def check_names(target: nn.Module, settings: Mapping[str, Any]) -> None:
 
     Args:
         target: What will be pruned.
-        settings: Arguments of :func:`plan_pruning`: ``pruning_ratio``, ``layers``, ``ignored_layers``, ``round_to`` and
-            ``min_filters``.
+        settings: Arguments of :func:`plan_pruning`: ``pruning_ratio``, ``layers``, ``ignored_layers``, ``round_to``,
+            ``min_filters``, ``normalising`` and ``strict``.
 
     Raises:
         ValueError: The parameter and the pattern are named, with the layers that there are.
@@ -36,6 +37,7 @@ def check_names(target: nn.Module, settings: Mapping[str, Any]) -> None:
     modules = prunable_layers(target)
     resolve_ratios(modules, settings["pruning_ratio"], settings["layers"])
     match_layers("ignored_layers", settings["ignored_layers"], modules)
+    declared_norms(target, settings["normalising"], "CosineFilterPruning")
     for parameter in ("round_to", "min_filters"):
         resolve_counts(parameter, settings[parameter], modules)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -101,6 +101,7 @@ class Kind(NamedTuple):
     reasons: dict[str, str] = {}  # noqa: RUF012 - never changed
     layers: list[str] | None = None
     inputs: Any = SPECTROGRAM
+    normalising: Sequence[type[nn.Module]] = ()
 
 
 NORMALISES, TRIED = "normalises over", "changes what the other channels compute"
@@ -184,13 +185,19 @@ KINDS: dict[str, list[Kind]] = {
             {"before": 4, "after": 4},
         ),
     ],
-    "`LayerNorm`, `GroupNorm`": [
-        Kind(lambda: over_frames(nn.LayerNorm(8)), {"after": 4}, {"before": NORMALISES}),
-        Kind(lambda: between(nn.GroupNorm(2, 8)), {"after": 4}, {"before": NORMALISES}),
+    "`LayerNorm`, `RMSNorm`, `GroupNorm`, `LocalResponseNorm`": [
+        Kind(lambda: over_frames(nn.LayerNorm(8)), {"before": 4, "after": 4}),
+        Kind(lambda: over_frames(nn.RMSNorm(8)), {"before": 4, "after": 4}),
+        Kind(lambda: between(nn.GroupNorm(2, 8)), {"before": 4, "after": 4}),
+        Kind(lambda: between(nn.LocalResponseNorm(3, alpha=0.1)), {"before": 4, "after": 4}),
     ],
-    "`RMSNorm`, a norm over channels of your own": [
-        Kind(lambda: over_frames(nn.RMSNorm(8)), {"after": 4}, {"before": "it cannot be cut"}),
+    "a norm over channels of your own": [
+        Kind(lambda: over_frames(OwnNorm()), {"before": 4, "after": 4}, normalising=[OwnNorm]),
         Kind(lambda: over_frames(OwnNorm()), {"after": 4}, {"before": TRIED}),
+    ],
+    "a `LayerNorm` over channels and positions at once, a `GroupNorm` of one channel a group": [
+        Kind(lambda: between(nn.LayerNorm([8, 12, 12])), {"after": 4}, {"before": NORMALISES}),
+        Kind(lambda: between(nn.GroupNorm(8, 8)), {"after": 4}, {"before": "cannot be removed evenly"}),
     ],
     "`MultiheadAttention`, `TransformerEncoderLayer`": [
         Kind(lambda: over_frames(Attention(8, 2, batch_first=True)), {"after": 4}, {"before": "cannot be removed"}),
@@ -267,7 +274,7 @@ def test_each_row_has_its_networks() -> None:
 def test_each_row_says_what_happens(kind: Kind) -> None:
     torch.manual_seed(0)
     network = kind.build().eval()
-    plan = plan_pruning(network, kind.inputs, pruning_ratio=0.5, layers=kind.layers)
+    plan = plan_pruning(network, kind.inputs, pruning_ratio=0.5, layers=kind.layers, normalising=kind.normalising)
     report = apply_plan(network, plan, kind.inputs)
     assert {layer.name: layer.filters_after for layer in report.layers} == kind.left
     for name, words in kind.reasons.items():

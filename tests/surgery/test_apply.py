@@ -15,6 +15,7 @@ from asserts import (
 from torch import nn
 from zoo import CASES, SPECTROGRAM, Case, Net, Residual, conv, conv_bn
 from zoo.case import FOLLOWS, FROZEN, NOT_ASKED, UNREACHED, pooled
+from zoo.norms import narrowed
 
 from lightning_cosprune import PruningPlan, apply_plan, plan_pruning
 from lightning_cosprune.network.channels import ChannelGraph, channel_groups
@@ -67,7 +68,7 @@ class TestZoo:
         for name, reason in report.skipped.items():
             assert case.skipped.get(name, NOT_ASKED) in reason
             assert num_filters(layers[name]) == num_filters(dense.get_submodule(name))
-        assert_equals_masked_dense(dense, model, removed, case.inputs)
+        assert_equals_masked_dense(dense, model, removed, case.inputs, narrowed(dense, report.norms, removed))
         if case.pruned:
             assert report.after.params < report.before.params
             assert report.after.macs < report.before.macs
@@ -84,7 +85,8 @@ class TestZoo:
         removed = {layer.name: list(layer.pruned_idxs) for layer in report.layers}
         assert set(removed) | set(report.skipped) == set(prunable_layers(model))
         if case.name != "state between calls":
-            assert_equals_masked_dense(dense, model, removed, case.inputs)
+            narrow = narrowed(dense, report.norms, removed)
+            assert_equals_masked_dense(dense, model, removed, case.inputs, narrow)
         assert_optimizers_hold(model, [optimizer])
         before = [parameter.detach().clone() for parameter in model.parameters()]
         step(model, case.inputs, optimizer)
@@ -400,14 +402,14 @@ def test_every_layer_that_is_left_alone_is_listed_with_its_reason() -> None:
         m=model,
     )
     ratios = {"m.kept": 0.1, "m.[!l]*": 0.5, "m.last": 0.5}
-    plan = plan_pruning(net, SPECTROGRAM, pruning_ratio=ratios, ignored_layers=["m.ignored"])
-    report = apply_plan(net, plan, SPECTROGRAM)
+    plan = plan_pruning(net, SPECTROGRAM, pruning_ratio=ratios, ignored_layers=["m.ignored"], strict=True)
+    report = apply_plan(net, plan, SPECTROGRAM, strict=True)
     assert [layer.name for layer in report.layers] == ["m.cut"]
     assert dict(report.skipped) == {
         "m.ignored": "ignored",
         "m.frozen": "frozen: the weight of it, or of a layer coupled to it, does not require grad",
         "m.depthwise": "depthwise: it follows m.frozen, which keeps its filters",
-        "m.normed": "m.norm normalises over groups of channels",
+        "m.normed": "m.norm normalises over groups of channels, and `strict` keeps what that computes",
         "m.kept": "a pruning ratio of 0.1 of its 2 filters is less than one filter",
         "m.unused": "not reached by the example input's forward pass",
         "m.linear": "a linear layer, pruned only where `layers` or `pruning_ratio` names it",
@@ -469,7 +471,7 @@ def test_nothing_to_remove_is_an_error_with_every_reason() -> None:
     before, outputs = copy.deepcopy(model.state_dict()), outputs_of(model, SPECTROGRAM)
     plan = PruningPlan({"0": [0], "2": [1]}, {"0": 8, "2": 4})
     with pytest.raises(ValueError, match=r"found none.*\n  0: 1 normalises over.*\n  2: its filters are outputs"):
-        apply_plan(model, plan, SPECTROGRAM, optimizers=[optimizer])
+        apply_plan(model, plan, SPECTROGRAM, optimizers=[optimizer], strict=True)
     assert_same_network(model, before, SPECTROGRAM, outputs)
     assert_optimizers_hold(model, [optimizer])
     assert not apply_plan(model, plan, SPECTROGRAM, allow_unpruned=True).layers

@@ -6,9 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.case import (
-    FOLLOWS,
     GUARDED,
-    NORMALISED,
     PART,
     PASSED_ON,
     SINGLE,
@@ -242,9 +240,7 @@ VISION = [
         SPECTROGRAM,
         ("0.0.0", "0.1.expand.0", "0.1.depthwise.0", "0.1.excite.0", "0.1.excite.2", "0.1.project.0"),
     ),
-    Case(
-        "convnext", ConvNeXt, SPECTROGRAM, ("last",), {"stem": NORMALISED, "depthwise": FOLLOWS, "narrow": NORMALISED}
-    ),
+    Case("convnext", ConvNeXt, SPECTROGRAM, ("stem", "depthwise", "narrow", "last")),
     Case("densenet", Dense, SPECTROGRAM, ("stem", "layers.0", "layers.1", "layers.2", "transition.2")),
     Case("inception", inception, SPECTROGRAM, ("stem.0", "one.0", "reduce", "five", "pool.1", "mix")),
     Case(
