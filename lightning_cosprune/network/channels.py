@@ -29,6 +29,7 @@ from lightning_cosprune.network.forward import (
     same_random_state,
     unchanged,
 )
+from lightning_cosprune.network.graph import DependencyGraph
 from lightning_cosprune.network.layers import has_filters, is_depthwise, is_layer, num_filters
 from lightning_cosprune.network.norms import is_norm_over_channels
 from lightning_cosprune.network.pruners import (
@@ -195,8 +196,8 @@ class ChannelGraph:
             return ChannelGroup((name,), filters, self._calls.why_untraced(layer))
         try:
             arrivals = self._followed(name)
-        except UnfollowedError:
-            return ChannelGroup((name,), filters, _UNFOLLOWED)
+        except UnfollowedError as error:
+            return ChannelGroup((name,), filters, self._why_unfollowed(error))
         coupled, followers, norms = {layer}, set(), set()
         refusals: list[str] = []
         groups: dict[str, int] = {}
@@ -288,8 +289,8 @@ class ChannelGraph:
         steps = []
         try:
             arrivals = self._followed(name)
-        except UnfollowedError:
-            raise RefusedError(_UNFOLLOWED) from None
+        except UnfollowedError as error:
+            raise RefusedError(self._why_unfollowed(error)) from None
         wanted = np.array(idxs, int)
         for arrival in arrivals:
             channels = arrival.of(wanted)
@@ -364,8 +365,32 @@ class ChannelGraph:
             layer = self._modules[name]
             node = self._graph.module2node[layer]
             handler = self._graph.get_pruner_of_module(layer).prune_out_channels
-            self._arrivals[name] = follow(node, handler, num_filters(layer), self._channels_of)
+            filters = num_filters(layer)
+            self._arrivals[name] = follow(node, handler, filters, self._channels_of, self._graph.troubles)
         return self._arrivals[name]
+
+    def _why_unfollowed(self, error: UnfollowedError) -> str:
+        """For the user, with the layers around the step where it happened."""
+        if error.node is None:
+            return _UNFOLLOWED
+        before, after = (self._nearest(error.node, way) for way in ("inputs", "outputs"))
+        around = [f"{word} {name}" for word, name in (("behind", before), ("before", after)) if name is not None]
+        step = (
+            getattr(error.node.grad_fn, "name", lambda: "an operation")().rstrip("0123456789").removesuffix("Backward")
+        )
+        return f"its channels meet a step ({step}) {' and '.join(around)} that cannot be followed: {error}"
+
+    def _nearest(self, node: Any, way: str) -> str | None:
+        waiting = deque(getattr(node, way))
+        seen = set(waiting)
+        while waiting:
+            one = waiting.popleft()
+            if one.module in self._names and is_layer(one.module):
+                return str(self._names[one.module])
+            fresh = [other for other in getattr(one, way) if other not in seen]
+            seen.update(fresh)
+            waiting += fresh
+        return None
 
     def _channels_of(self, node: Any, handler: Callable[..., Any]) -> int | None:
         if node.module not in self._names:
@@ -432,7 +457,7 @@ def _blocks_of_norm(norm: nn.GroupNorm, channels: np.ndarray, owners: np.ndarray
 # Tracing
 
 
-def _trace(model: nn.Module, example_inputs: Any, norms: set[type[nn.Module]]) -> tuple[tp.DependencyGraph, Calls]:
+def _trace(model: nn.Module, example_inputs: Any, norms: set[type[nn.Module]]) -> tuple[DependencyGraph, Calls]:
     """Record which layer reads which in one forward pass; the model is left as it was found.
 
     Every floating-point parameter requires grad meanwhile: Torch-Pruning follows autograd's graph, which has no edges
@@ -448,11 +473,9 @@ def _trace(model: nn.Module, example_inputs: Any, norms: set[type[nn.Module]]) -
         parameter for parameter in model.parameters() if not parameter.requires_grad and parameter.is_floating_point()
     ]
     recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
-    graph = tp.DependencyGraph()
-    for kind, pruner in ((tp.ops.OPTYPE.CONV, ConvPruner()), (tp.ops.OPTYPE.LN, NormPruner())):
-        graph.REGISTERED_PRUNERS[kind] = pruner
-        graph._in_channel_pruning_fn.add(pruner.prune_in_channels)
-        graph._out_channel_pruning_fn.add(pruner.prune_out_channels)
+    graph = DependencyGraph()
+    graph.register(tp.ops.OPTYPE.CONV, ConvPruner())
+    graph.register(tp.ops.OPTYPE.LN, NormPruner())
     pruners: dict[type[nn.Module], Any] = {type(layer): RecurrentPruner() for layer in recurrent}
     pruners |= {
         type(module): InstanceNormPruner()
@@ -480,19 +503,33 @@ def _trace(model: nn.Module, example_inputs: Any, norms: set[type[nn.Module]]) -
                 layer.forward = functools.partial(as_one_node, layer.forward)
             for norm in opaque:
                 norm.forward = functools.partial(as_one_step, norm.forward)
-            graph.build_dependency(
+            graph.build(
                 model,
                 tree_map(outside_inference_mode, arguments),
-                forward_fn=lambda module, inputs: float_tensors(call(module, inputs)),
-                customized_pruners=pruners,
-                verbose=False,
+                lambda module, inputs: float_tensors(call(module, inputs)),
+                pruners,
             )
     except Exception as error:
+        if _runs(model, example_inputs):
+            raise ValueError(
+                f"{type(model).__name__} runs, but which layer reads which cannot be followed: {type(error).__name__}: "
+                f"{error}. Prune the parts of it for which that is not so, each by itself."
+            ) from error
         raise forward_failed(model, error) from error
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)
     return graph, calls
+
+
+def _runs(model: nn.Module, example_inputs: Any) -> bool:
+    """Whether the forward pass alone is no cause of an error."""
+    try:
+        with torch.no_grad(), same_random_state(), unchanged(model), evaluating(model):
+            float_tensors(call(model, example_inputs))
+    except Exception:  # of the user's code
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -85,6 +85,8 @@ def as_call(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def float_tensors(outputs: Any) -> list[Tensor]:
     """The floating-point tensors of a network's output, which may be nested and may be a dataclass.
 
+    Of complex tensors it is the real and imaginary parts.
+
     Raises:
         ValueError: There is none.
 
@@ -99,6 +101,7 @@ def float_tensors(outputs: Any) -> list[Tensor]:
         if fields is not None and not isinstance(leaf, type):
             stack += [getattr(leaf, name) for name in fields]
         elif isinstance(leaf, Tensor):
+            leaf = torch.view_as_real(leaf) if leaf.is_complex() else leaf
             tensors += [leaf] if leaf.is_floating_point() else []
         elif isinstance(leaf, Mapping):
             stack += leaf.values()

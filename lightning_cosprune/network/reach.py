@@ -6,7 +6,7 @@ a transformer, they grow without end. Here it is pairs of a channel and the filt
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +27,15 @@ Pairs = tuple[np.ndarray, np.ndarray]
 
 
 class UnfollowedError(Exception):
-    """Channels go where they cannot be followed."""
+    """Channels go where they cannot be followed.
+
+    Attributes:
+        node: The step where, if it is one; the message then says what went wrong there.
+    """
+
+    def __init__(self, reason: str = "", node: Any = None) -> None:
+        super().__init__(reason)
+        self.node = node
 
 
 @dataclass
@@ -84,7 +92,11 @@ def _codes(pairs: Pairs) -> np.ndarray:
 
 
 def follow(
-    node: Any, handler: Callable[..., Any], filters: int, channels_of: Callable[..., int | None]
+    node: Any,
+    handler: Callable[..., Any],
+    filters: int,
+    channels_of: Callable[..., int | None],
+    troubles: Mapping[Any, str],
 ) -> list[Arrival]:
     """All steps that lose channels with the filters of one layer.
 
@@ -93,12 +105,13 @@ def follow(
         handler: The function that removes its filters.
         filters: How many it has.
         channels_of: For a node and a function how many channels that function can remove from, where it is known.
+        troubles: Node of a step where nothing can be followed -> what went wrong there.
 
     Returns:
         The steps, the layer itself first, in the order in which Torch-Pruning finds them.
 
     Raises:
-        UnfollowedError: The channels meet more places than can be followed.
+        UnfollowedError: The channels meet more places than can be followed, or a step that cannot be worked out.
     """
     numbers = np.arange(filters)
     start = Arrival(node, handler)
@@ -109,10 +122,15 @@ def follow(
         for dependency in step.node.dependencies:
             if dependency.trigger != step.handler:
                 continue
+            if dependency.target in troubles:
+                raise UnfollowedError(troubles[dependency.target], dependency.target)
             mapped = pairs
-            for mapping in dependency.index_mapping:
-                if mapping is not None:
-                    mapped = _mapped(mapping, mapped)
+            try:
+                for mapping in dependency.index_mapping:
+                    if mapping is not None:
+                        mapped = _mapped(mapping, mapped)
+            except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # a mapping that lacks something
+                raise UnfollowedError(f"{type(error).__name__}: {error}", dependency.target) from error
             if not len(mapped[0]):
                 continue
             key = dependency.target, dependency.handler
