@@ -258,6 +258,8 @@ def is_good(name: str, parameter: str, value: Any) -> bool:
         return isinstance(value, (str, Path)) and value != Path()  # what is told is that there is no folder or set
     if parameter == "optimizers":
         return isinstance(value, (str, list, tuple, dict)) and not value  # no optimizers, and so a cut
+    if (name, parameter) == ("apply_plan", "normalising"):
+        return isinstance(value, (list, tuple, dict)) and not value  # no norms, and so a cut
     return False
 
 

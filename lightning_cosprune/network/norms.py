@@ -42,8 +42,9 @@ def check_normalising(normalising: Any, caller: str) -> None:
     """
     many = isinstance(normalising, Iterable) and getattr(normalising, "shape", None) != ()
     many = many and not isinstance(normalising, (str, bytes, type))
-    wrong = next((one for one in normalising if not _is_name_or_class(one)), None) if many else normalising
-    if wrong is not None or not many:
+    strange = [one for one in normalising if not _is_name_or_class(one)] if many else [normalising]
+    if strange:
+        wrong = strange[0]
         raise TypeError(
             f"`{caller}(normalising={normalising!r:.80})`: expected a sequence of classes of modules, or of names or "
             f"patterns of names, found {'None' if wrong is None else f'a {type(wrong).__name__}, {wrong!r:.60}'}. "

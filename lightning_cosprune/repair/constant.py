@@ -18,6 +18,7 @@ from lightning_cosprune.repair.reading import (
     cut_groups,
     example_of,
     mean_response,
+    pass_norms,
     place_of_bias,
     readers_to_change,
     reading_of,
@@ -98,7 +99,6 @@ def compensate_constants(
     groups = cut_groups(dense, example, kept)
     sequels = find_sequels(dense, example, layers)
     told = listen(dense, batches, layers) if batches else told_by_norms(dense, example, layers)
-    scaled = {layer for ahead in report.norms.values() for layer in ahead} if report else set()
 
     changed: list[str] = []
     with whole_or_not_at_all(pruned):
@@ -111,7 +111,7 @@ def compensate_constants(
                 skipped[name] = "which of its inputs were removed cannot be told"
             elif name not in told:
                 skipped[name] = "not reached, or with inputs of several shapes"
-            elif not batches and any(one.group.norms or scaled & {*one.group.layers} for one in read):
+            elif not batches and pass_norms(read, report):
                 skipped[name] = "what it reads passes a norm over channels, behind which no batch norm tells a mean"
             elif not bool(told[name].known[removed].any()):
                 skipped[name] = "no batch norm tells the means of the channels that it reads"

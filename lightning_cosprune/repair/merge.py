@@ -24,6 +24,7 @@ from lightning_cosprune.repair.reading import (
     example_of,
     mapped_rows,
     mean_response,
+    pass_norms,
     place_of_bias,
     readers_to_change,
     reading_of,
@@ -130,6 +131,8 @@ def merge_removed(
                 skipped[name] = "not reached, or with inputs of several shapes"
             elif left is None:
                 skipped[name] = "which of its inputs were removed cannot be told"
+            elif not between[name].homogeneous and pass_norms(read, report):
+                skipped[name] = "what it reads passes a norm over channels, through which no channel speaks for another"
             elif any(_is_lost(group, name, between[name], told[name]) for group in read):
                 skipped[name] = (
                     f"{between[name].obstacle} lies before it, and no batch norm tells where on it the values lie"

@@ -17,6 +17,7 @@ from lightning_cosprune.network.layers import has_filters
 from lightning_cosprune.network.rectifiers import Sequel
 from lightning_cosprune.network.rows import num_positions, output_rows, set_weight_rows, weight_rows
 from lightning_cosprune.repair.kept import readers_of_removed
+from lightning_cosprune.surgery.report import PruningReport
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -30,6 +31,7 @@ __all__ = [
     "example_of",
     "mapped_rows",
     "mean_response",
+    "pass_norms",
     "place_of_bias",
     "readers_to_change",
     "reading_of",
@@ -134,6 +136,20 @@ def cut_groups(dense: nn.Module, example_inputs: Any, kept: Mapping[str, Sequenc
 def reading_of(groups: Iterable[CutGroup], reader: str) -> list[CutGroup]:
     """The groups whose channels a layer reads."""
     return [group for group in groups if reader in group.inputs]
+
+
+def pass_norms(groups: Iterable[CutGroup], report: PruningReport | None) -> bool:
+    """Whether filters of some groups pass norms over channels on their ways, which then hang on all of them together.
+
+    Args:
+        groups: The groups.
+        report: What was cut; knows norms of the user's own too.
+
+    Returns:
+        Whether any does.
+    """
+    scaled = {layer for ahead in report.norms.values() for layer in ahead} if report is not None else set()
+    return any(one.group.norms or scaled & {*one.group.layers} for one in groups)
 
 
 def channels_left(layer: nn.Module, smaller: nn.Module, groups: Sequence[CutGroup], reader: str) -> list[int] | None:

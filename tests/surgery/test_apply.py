@@ -495,10 +495,21 @@ def test_layers_are_cut_one_after_the_other_through_concatenations() -> None:
     assert_equals_masked_dense(dense, model, removed, SPECTROGRAM)
 
 
+class Neighbours(nn.Module):
+    """A local response normalisation of the user's own that nobody has named as a norm."""
+
+    def __init__(self, alpha: float) -> None:
+        super().__init__()
+        self.alpha = alpha
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.local_response_norm(x, 3, self.alpha)
+
+
 def test_a_weak_coupling_is_heard_in_networks_too_large_for_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lightning_cosprune.surgery.apply._CHEAP", 0)
     torch.manual_seed(0)
-    model = nn.Sequential(conv(1, 8), nn.LocalResponseNorm(3, alpha=1e-5), conv(8, 4), nn.Flatten(), nn.Linear(256, 5))
+    model = nn.Sequential(conv(1, 8), Neighbours(alpha=1e-5), conv(8, 4), nn.Flatten(), nn.Linear(256, 5))
     report = apply_plan(model, PruningPlan({"0": [2], "2": [1]}, {"0": 8, "2": 4}), SPECTROGRAM)
     assert [layer.name for layer in report.layers] == ["2"]
     assert "changes what the other channels compute" in report.skipped["0"]
@@ -543,7 +554,7 @@ def test_an_interrupt_at_any_moment_leaves_all_as_it_was(owner: Any, name: str, 
         torch.manual_seed(0)
         model = nn.Sequential(
             conv(1, 8),
-            nn.LocalResponseNorm(3, alpha=0.1),
+            Neighbours(alpha=0.1),
             conv_bn(8, 6),
             conv_bn(6, 6),
             nn.Flatten(),
