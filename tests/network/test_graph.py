@@ -42,11 +42,13 @@ class ShuffleDown(nn.Module):
     def __init__(self, channels: int, filters: int) -> None:
         super().__init__()
         half = filters // 2
-        self.left = nn.Sequential(conv_bn(channels, channels, groups=channels), conv_bn(channels, half))
-        self.right = nn.Sequential(conv_bn(channels, half), conv_bn(half, half, groups=half), conv_bn(half, half))
+        self.left = nn.Sequential(conv(channels, channels, stride=2, groups=channels), conv_bn(channels, half))
+        self.right = nn.Sequential(
+            conv_bn(channels, half), conv(half, half, stride=2, groups=half), conv_bn(half, half)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.max_pool2d(shuffled(torch.cat([self.left(x), self.right(x)], 1)), 2)
+        return shuffled(torch.cat([self.left(x), self.right(x)], 1))
 
 
 def shuffle_net() -> nn.Module:
