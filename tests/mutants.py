@@ -179,6 +179,9 @@ def examine(file: Path, known: list[dict[str, Any]], number: int, limit: float, 
     if status:
         print(f"{file}: its tests fail as it is ({' '.join(tests)}), see {WORK / 'log'}")
         return
+    if status is None or seconds > limit:  # every change would be too long
+        print(f"{file}: its tests take {seconds:.0f} s as it is, more than --limit {limit:g}. Raise it.")
+        return
     for site, kind in drawn[len(known) : number]:
         mutant, change = changed(parsed, site, kind)
         (tree / file).write_text(ast.unparse(mutant))
@@ -229,7 +232,8 @@ def main() -> None:
             print(f"{result['outcome']:9} {file}:{result['line']}: {result['change']}", flush=True)
     mine = [result for result in results if result["file"] in map(str, files)]
     survivors = [result for result in mine if result["outcome"] == "survived"]
-    print(f"{len(mine)} changes, {len(mine) - len(survivors)} noticed, {len(survivors)} not:")
+    told = ", ".join(f"{sum(one['outcome'] == name for one in mine)} {name}" for name in ("killed", "too long"))
+    print(f"{len(mine)} changes: {told}, {len(survivors)} survived{':' if survivors else ''}")
     for result in survivors:
         print(f"  {result['file']}:{result['line']}: {result['change']}")
 
