@@ -13,6 +13,15 @@ from lightning_cosprune.data import FRONT_ENDS, DCASEScenes, FrontEnd, LogMel
 from lightning_cosprune.data.features.extraction import LogMelExtractor
 
 
+def log_mel_filters(log_mel: LogMel) -> np.ndarray:
+    """As librosa has them, ``(n_mels, 1 + n_fft // 2)``."""
+    return np.asarray(
+        librosa.filters.mel(
+            sr=log_mel.sample_rate, n_fft=log_mel.n_fft, n_mels=log_mel.n_mels, fmin=log_mel.fmin, fmax=log_mel.fmax
+        )
+    )
+
+
 @pytest.mark.parametrize("name", FRONT_ENDS)
 @pytest.mark.parametrize("seconds", [1.0, 2.37])
 def test_named_front_ends_agree_with_librosa(name: str, seconds: float) -> None:
@@ -40,6 +49,25 @@ def test_the_2021_front_end_is_the_formula_of_its_extractor_in_double_precision(
     extracted = LogMelExtractor(front_end, len(waveform))(torch.from_numpy(waveform).float()).numpy()
     np.testing.assert_allclose(extracted, expected[:, :-1], atol=1e-5, rtol=0)
     assert front_end.epsilon == np.spacing(1)
+
+
+@pytest.mark.parametrize("name", FRONT_ENDS)
+def test_single_precision_tells_only_in_bands_without_sound(name: str) -> None:
+    log_mel = FRONT_ENDS[name].log_mel
+    whole = torch.from_numpy(sound(1.0, log_mel.sample_rate)).double()
+    spectrum = torch.fft.rfft(whole)
+    spectrum[int(0.7 * len(spectrum)) :] = 0
+    cut = torch.fft.irfft(spectrum, n=len(whole)).float()
+    single, double = (
+        FrontEnd(name).to(dtype)(cut.to(dtype)[None]).double()[0, 0] for dtype in (torch.float32, torch.float64)
+    )
+    heard = torch.from_numpy(log_mel_filters(log_mel)[:, : int(0.69 * (log_mel.n_fft // 2))].sum(axis=1) > 0)
+    heard &= torch.from_numpy(log_mel_filters(log_mel)[:, int(0.69 * (log_mel.n_fft // 2)) :].sum(axis=1) == 0)
+    unit = 10 / np.log(10) if log_mel.log == "decibel" else 1
+    difference = (single - double).abs() / unit
+    assert 0 < int(heard.sum()) < len(heard)
+    assert difference[heard].max() < 1e-4
+    assert difference.max() < 0.05
 
 
 def test_an_unknown_front_end_is_refused_with_the_names() -> None:
