@@ -18,7 +18,7 @@ from lightning_cosprune.reports.draw_run import (
     draw_tradeoff,
 )
 from lightning_cosprune.reports.record import Outcome, PruneRecord, RunRecord
-from lightning_cosprune.reports.tables import layer_rows, outcome_rows, skipped_rows
+from lightning_cosprune.reports.tables import layer_rows, norm_rows, outcome_rows, skipped_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -111,7 +111,12 @@ def ends_of(record: RunRecord) -> tuple[Outcome, Outcome] | None:
 
 def tables_of(record: RunRecord) -> dict[str, list[list[str]]]:
     """The tables of the page by name, each with its header first; those without a row are left out."""
-    tables = {"networks": outcome_rows(record), "skipped": skipped_rows(record), "phases": _phase_rows(record)}
+    tables = {
+        "networks": outcome_rows(record),
+        "skipped": skipped_rows(record),
+        "norms": norm_rows(record),
+        "phases": _phase_rows(record),
+    }
     if record.prunes:
         tables["layers"] = layer_rows(record.prunes[-1])
     return {name: rows for name, rows in tables.items() if len(rows) > 1}

@@ -12,7 +12,7 @@ from lightning_cosprune.data.disk import writing_to, written_beside
 from lightning_cosprune.reports.gallery import Gallery, Pictures, ends_of
 from lightning_cosprune.reports.headline import headline_of
 from lightning_cosprune.reports.record import Outcome, PruneRecord, RunRecord
-from lightning_cosprune.reports.tables import csv_text, latex_rows, layer_rows, outcome_rows, skipped_rows
+from lightning_cosprune.reports.tables import csv_text, latex_rows, layer_rows, norm_rows, outcome_rows, skipped_rows
 from lightning_cosprune.reports.theme import css_variables, to_svg
 from lightning_cosprune.reports.viz import import_viz
 
@@ -126,6 +126,7 @@ def render_report(record: RunRecord, gallery: Gallery | None = None) -> str:
         ("Learning", [Block(picture=draw(run, "learning", "learning curves"))]),
         ("For whom", _groups(record, run, draw)),
         ("Time and energy", _phases(record, run, draw)),
+        ("Norms that range over fewer channels", [Block(rows=norm_rows(record))] if norm_rows(record) else []),
         ("What kept its filters, and why", [Block(rows=skipped_rows(record))] if skipped_rows(record) else []),
         *((heading, [Block(rows=rows)]) for heading, rows in record.tables.items()),
         ("What was run", [Block(rows=[["", ""], *map(list, record.setting.items())])] if record.setting else []),

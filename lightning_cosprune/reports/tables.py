@@ -16,6 +16,7 @@ __all__ = [
     "format_outcomes",
     "latex_rows",
     "layer_rows",
+    "norm_rows",
     "outcome_rows",
     "ratios_of",
     "skipped_rows",
@@ -136,6 +137,20 @@ def skipped_rows(record: RunRecord) -> list[list[str]]:
         if prune.repair is not None:
             found |= dict.fromkeys((name, f"not repaired: {why}") for name, why in prune.repair.skipped.items())
     return [["layer", "why"], *([name, why] for name, why in found)] if found else []
+
+
+def norm_rows(record: RunRecord) -> list[list[str]]:
+    """Norms over channels that scale the kept channels otherwise than before; empty where there are none.
+
+    Returns:
+        Rows of cells, the header first.
+    """
+    found = {norm: layers for prune in record.prunes for norm, layers in prune.report.norms.items()}
+    return (
+        [["norm", "over fewer channels of"], *([norm, ", ".join(layers)] for norm, layers in found.items())]
+        if found
+        else []
+    )
 
 
 def _latex(cell: str) -> str:

@@ -2,9 +2,12 @@ import csv
 import io
 
 from reports.records import record_of, small_network
+from torch import nn
 
 from lightning_cosprune import Outcome, RunRecord
+from lightning_cosprune.reports.gallery import tables_of
 from lightning_cosprune.reports.headline import headline_of
+from lightning_cosprune.reports.page import render_report
 from lightning_cosprune.reports.tables import csv_text, format_outcomes, latex_rows, layer_rows, outcome_rows, spread
 
 
@@ -75,3 +78,16 @@ def test_without_accuracies_it_tells_what_repair_brought() -> None:
     headline = headline_of(RunRecord.of([prune.report], [prune.repair]))
     assert [tile.name for tile in headline.accuracies] == ["outputs changed, as cut", "outputs changed, repaired"]
     assert headline_of(RunRecord()).sentence == "Nothing went."
+
+
+def test_norms_that_range_over_fewer_channels_are_told() -> None:
+    convolution = nn.Conv2d(1, 8, 3, padding=1)
+    network = nn.Sequential(convolution, nn.GroupNorm(2, 8), nn.ReLU(), nn.Flatten(), nn.Linear(512, 5))
+    record = record_of(network, repair=False)
+    assert tables_of(record)["norms"] == [["norm", "over fewer channels of"], ["1", "0"]]
+    title = "Norms that range over fewer channels"
+    assert title in render_report(record)
+    assert RunRecord.from_json(record.to_json()) == record
+    without = record_of(small_network())
+    assert "norms" not in tables_of(without)
+    assert title not in render_report(without)
