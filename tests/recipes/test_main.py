@@ -183,7 +183,7 @@ def test_one_run_by_its_number_does_what_it_needs(here: Path) -> None:
         ("dense", ""),
         ("l1", "C1+C2+C3, 0 %"),
     }
-    with pytest.raises(ValueError, match=r"`--index 99`: expected a number from 0 to 15"):
+    with pytest.raises(ValueError, match=r"`--index 99`: expected a number from 0 to 16"):
         run("run", "--study", "recipes/interspeech2022", "--smoke", "--index", 99)
 
 
