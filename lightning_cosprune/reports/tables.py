@@ -145,12 +145,12 @@ def norm_rows(record: RunRecord) -> list[list[str]]:
     Returns:
         Rows of cells, the header first.
     """
-    found = {norm: layers for prune in record.prunes for norm, layers in prune.report.norms.items()}
-    return (
-        [["norm", "over fewer channels of"], *([norm, ", ".join(layers)] for norm, layers in found.items())]
-        if found
-        else []
-    )
+    found: dict[str, dict[str, None]] = {}
+    for prune in record.prunes:  # a later one may reach a norm through other layers
+        for norm, layers in prune.report.norms.items():
+            found.setdefault(norm, {}).update(dict.fromkeys(layers))
+    rows = [[norm, ", ".join(layers)] for norm, layers in found.items()]
+    return [["norm", "over fewer channels of"], *rows] if rows else []
 
 
 def _latex(cell: str) -> str:
