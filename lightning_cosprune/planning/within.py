@@ -36,7 +36,10 @@ _KEPT = "the budget is met without it: the filters of other layers save more for
 _MET = "the network meets the budget as it is"
 UNREAD = "no convolution or linear layer that the calibration data reach reads its filters"
 _SINGLE = "too few filters to remove one"
-_ATTEMPTS = 5
+_ATTEMPTS = 6
+_ENOUGH = 0.9
+"""A network that takes this part of the time that it may take is not looked at again."""
+
 _SHOWN = {"macs": "MACs", "params": "parameters", "bytes": "bytes"}
 
 
@@ -64,8 +67,8 @@ class _Planner:
         self.groups = list(groups)
         self.skipped = dict(skipped)
         self.curves: dict[ChannelGroup, ErrorCurve] = {}
-        self.misses: list[float] = []
         self.limits: dict[str, float] = {}
+        self.timed: dict[tuple[int, ...], float] = {}
         self.stopwatch = Stopwatch(model, example_inputs, latency_on) if budget.of("latency") else None
 
     def widths(self, group: ChannelGroup) -> np.ndarray:
@@ -108,8 +111,8 @@ class _Planner:
         beyond = [name for name in limits if reached[name] > limits[name]]
         if not beyond:
             return
-        if self.misses and beyond == ["latency"]:  # an aim of our own by now
-            raise self.too_slow(self.limits)
+        if self.timed and beyond == ["latency"]:  # an aim of our own by now
+            raise self.too_slow(self.limits["latency"])
         told = " and ".join(_in_words(name, reached[name]) for name in limits)
         asked = " and ".join(f"at most {_in_words(name, limits[name])}" for name in beyond)
         reasons = "".join(f"\n  {name}: {reason}" for name, reason in self.skipped.items())
@@ -119,21 +122,10 @@ class _Planner:
             f"`min_filters`. Layers that keep all their filters:{reasons or ' none'}"
         )
 
-    def tighten(self, limits: Mapping[str, float], aims: dict[str, float], measured: float) -> None:
-        """Aim lower, for a network that took longer than its layers by themselves.
-
-        Raises:
-            ValueError: That was done too often.
-        """
-        self.misses.append(measured)
-        if len(self.misses) > _ATTEMPTS:
-            raise self.too_slow(limits)
-        aims["latency"] *= 0.98 * limits["latency"] / measured
-
-    def too_slow(self, limits: Mapping[str, float]) -> ValueError:
+    def too_slow(self, limit: float) -> ValueError:
         return ValueError(
-            f"`plan_pruning(max_latency={limits['latency']:g})`: expected a network that takes that part of the dense "
-            f"one's time, found {min(self.misses):.2f} at best, in {len(self.misses)} attempts. Raise the limit, or "
+            f"`plan_pruning(max_latency={limit:g})`: expected a network that takes that part of the dense one's time, "
+            f"found {min(self.timed.values()):.2f} at best, in {len(self.timed)} attempts. Raise the limit, or "
             "limit the multiply-accumulates with `max_macs` instead."
         )
 
@@ -202,10 +194,13 @@ def plan_within(
     planner.rehearse({group: _first(torch.arange(group.filters), group, group.blocks) for group in planner.groups})
     planner.check_feasible(planner.costs(), limits)
     planner.measure_curves(calibration)
-    aims = dict(limits)
+    aim = _Aim(limits.get("latency", math.inf))
+    met: dict[ChannelGroup, list[int]] | None = None
     while True:
+        aims = limits | ({"latency": aim.value} if "latency" in limits else {})
         costs = planner.costs()
-        planner.check_feasible(costs, aims)
+        if met is None:
+            planner.check_feasible(costs, aims)
         groups, curves = planner.groups, planner.curves
         chosen = choose_widths(
             [curves[group].widths for group in groups],
@@ -214,26 +209,60 @@ def plan_within(
             aims,
             evenness=EVENNESS,
         )
-        assert chosen is not None, "the least widths meet the limits"
+        assert chosen is not None, "the least widths meet the limits, and so does what met them before"
+        widths = tuple(chosen.tolist())
         pruned = {
             group: _first(curves[group].order, group, group.filters - width)
-            for group, width in zip(groups, chosen.tolist(), strict=True)
+            for group, width in zip(groups, widths, strict=True)
             if width < group.filters
         }
-        spent, whole = planner.rehearse(pruned, timed=True)
-        if not whole:
-            continue
-        if spent.get("latency", 0.0) > limits.get("latency", math.inf):
-            # Layers timed by themselves are not the network; what it really takes says by how much.
-            planner.tighten(limits, aims, spent["latency"])
-            continue
-        if not _meets(spent, limits):
-            raise RuntimeError(
-                f"`plan_pruning`: the network would cost {spent} after surgery, more than the {limits} that were asked "
-                "for and counted on. Please report this network as a bug of lightning_cosprune."
-            )
-        planner.leave_out([group for group in groups if group not in pruned], _KEPT)
-        return replace(as_plan(pruned, planner.skipped), notes=planner.notes(pruned))
+        if widths not in planner.timed:
+            spent, whole = planner.rehearse(pruned, timed=True)
+            if not whole:  # other groups, another search
+                met, aim = None, _Aim(aim.limit)
+                planner.timed.clear()
+                continue
+            planner.timed[widths] = spent.pop("latency", 0.0)
+            if not _meets(spent, limits):
+                raise RuntimeError(
+                    f"`plan_pruning`: the network would cost {spent} after surgery, more than the {limits} that were "
+                    "asked for and counted on. Please report this network as a bug of lightning_cosprune."
+                )
+        if planner.timed[widths] <= aim.limit:
+            met = pruned
+        if aim.reached(planner.timed[widths]):
+            break
+    if met is None:
+        raise planner.too_slow(aim.limit)
+    planner.leave_out([group for group in planner.groups if group not in met], _KEPT)
+    return replace(as_plan(met, planner.skipped), notes=planner.notes(met))
+
+
+class _Aim:
+    """What the layers, timed by themselves, may take together, so that the network takes as long as it may.
+
+    Args:
+        limit: The most that the network may take, as a part of the dense one's time.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self.limit = self.value = limit
+        self._met, self._missed = 0.0, math.inf
+        self._attempts = 0
+
+    def reached(self, measured: float) -> bool:
+        """Whether to stop at a network that was ``measured``; if not, the aim is another one from now on."""
+        self._attempts += 1
+        if math.isinf(self.limit) or _ENOUGH * self.limit <= measured <= self.limit or self._attempts == _ATTEMPTS:
+            return True
+        if measured > self.limit:
+            self._missed = self.value
+        else:
+            self._met = self.value
+        proposed = 0.98 * self.value * self.limit / measured
+        within = self._met < proposed < self._missed
+        self.value = proposed if within else math.sqrt(self._met * self._missed)
+        return False
 
 
 def _in_words(cost: str, value: float) -> str:
@@ -241,7 +270,7 @@ def _in_words(cost: str, value: float) -> str:
 
 
 def _meets(spent: Mapping[str, float], limits: Mapping[str, float]) -> bool:
-    return all(spent[name] <= most for name, most in limits.items())
+    return all(spent[name] <= most for name, most in limits.items() if name in spent)
 
 
 def _first(order: Tensor, group: ChannelGroup, removals: int) -> list[int]:

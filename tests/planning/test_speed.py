@@ -15,6 +15,7 @@ from lightning_cosprune.network.rollback import Snapshot
 from lightning_cosprune.planning import speed
 from lightning_cosprune.planning.costs import CostModel
 from lightning_cosprune.planning.speed import Stopwatch, TimeModel, TimeTable, table_file
+from lightning_cosprune.planning.within import _Aim
 
 
 @pytest.fixture(autouse=True)
@@ -187,6 +188,41 @@ def test_what_is_measured_in_the_end_decides(monkeypatch):
     monkeypatch.setattr(Stopwatch, "ratio", lambda self: 0.9)
     with pytest.raises(ValueError, match=r"max_latency=0\.6\)`.* found 0\.90 at best, in \d attempts"):
         plan_pruning(network(), SPECTROGRAM, max_latency=0.6)
+
+
+def test_a_network_that_is_faster_than_it_must_be_gets_filters_back(monkeypatch):
+    """Its layers say too much: it takes half of the time that they promise, and is asked again until that is used."""
+    monkeypatch.setattr(speed, "TimeTable", Counted)
+    monkeypatch.setattr(Stopwatch, "_timed", lambda self, contenders, seconds: np.full((2, 5), 1e-9))
+    model = network()
+    before = Snapshot(model)
+    dense = sum(parameter.numel() for parameter in model.parameters())
+    found = []
+
+    def ratio(self):
+        self._cut.prepare()
+        part = sum(parameter.numel() for parameter in self._model.parameters()) / dense
+        before.restore()
+        found.append(part / 2 if part < 0.8 else part)
+        return found[-1]
+
+    monkeypatch.setattr(Stopwatch, "ratio", ratio)
+    plan = plan_pruning(model, SPECTROGRAM, max_latency=0.3)
+    assert plan.pruned
+    assert found[0] < 0.9 * 0.3
+    assert max(time for time in found if time <= 0.3) > found[0]
+    apply_plan(model, plan, SPECTROGRAM)
+    assert sum(parameter.numel() for parameter in model.parameters()) / dense / 2 == pytest.approx(max(time for time in found if time <= 0.3))
+
+
+@pytest.mark.parametrize("speed_up", [0.3, 0.8, 1.0, 1.3, 3.0])
+def test_the_aim_settles_where_the_network_takes_what_it_may(speed_up):
+    aim = _Aim(0.6)
+    values = [aim.value]
+    while not aim.reached(min(1.0, values[-1] * speed_up)):
+        values.append(aim.value)
+    assert 0.54 <= values[-1] * speed_up <= 0.6
+    assert len(values) <= 4
 
 
 def test_a_limit_of_time_that_is_measured():
