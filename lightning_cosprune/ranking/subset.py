@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Reading", "rank_by_response"]
 
-_RIDGE = 1e-3
+RIDGE = 1e-3
 """Relative to the mean variance of the inputs: what a few samples say of nearly silent directions is not believed."""
 
 
@@ -99,7 +99,7 @@ class _State:
 
     def __init__(self, reading: Reading, filters: int) -> None:
         gram, self.weight = reading.gram.double(), reading.weight.double().clone()
-        held = gram + _RIDGE * gram.diagonal().mean().clamp_min(1e-300) * torch.eye(len(gram), device=gram.device)
+        held = gram + RIDGE * gram.diagonal().mean().clamp_min(1e-300) * torch.eye(len(gram), device=gram.device)
         self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(held))
         total = float((self.weight * (gram @ self.weight)).sum())
         self.scale = 1 / total if total > 0 else 0.0
