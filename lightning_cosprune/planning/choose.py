@@ -276,11 +276,12 @@ def _choose(
         elif wanted:
             reason = f"rounding up to a multiple of {multiple} filters keeps all {group.filters}"
         return [], reason
+    # Where each block loses the same number, it may be any of all filters.
+    removals = group.filters - kept if group.blocks == 1 else group.filters
     if responses is None:
-        order = ranking.order(group)
+        order = ranking.order(group, removals)
     else:
-        # Where each block loses the same number, it may be any of all filters.
-        found = responses.order(group, group.filters - kept if group.blocks == 1 else group.filters)
+        found = responses.order(group, removals)
         if found is None:
             return [], UNREAD
         order = found

@@ -58,8 +58,12 @@ class FilterRanking:
             weights = [_vectors_of(name, group.filters, self._vectors) for name in group.layers]
         return weights[0] if len(weights) == 1 else weights
 
-    def order(self, group: ChannelGroup) -> Tensor:
+    def order(self, group: ChannelGroup, removals: int | None = None) -> Tensor:
         """In which order its filters go.
+
+        Args:
+            group: The group.
+            removals: How many are wanted; all where ``None``.
 
         Raises:
             ValueError: A weight is not finite; the layer is named.
@@ -71,7 +75,7 @@ class FilterRanking:
         if self.criterion == "random":
             options["seed"] = self._seed + zlib.crc32(group.layers[0].encode())
         try:
-            return rank_filters(self.weight(group), self.criterion, **options)
+            return rank_filters(self.weight(group), self.criterion, removals=removals, **options)
         except ValueError as error:
             raise ValueError(f"layer {' + '.join(group.layers)}: {error}") from error
 

@@ -128,9 +128,13 @@ def redundant_filters(
 
 @in_full_precision
 def rank_filters(
-    weight: Weight, criterion: str | Callable[..., Tensor] = "cosine", **options: Any
-) -> Int[Tensor, " filters"]:
-    """All filters of a layer in the order in which to remove them, the first to go first.
+    weight: Weight,
+    criterion: str | Callable[..., Tensor] = "cosine",
+    *,
+    removals: int | None = None,
+    **options: Any,
+) -> Int[Tensor, " removals"]:
+    """The filters of a layer in the order in which to remove them, the first to go first.
 
     ``"cosine"`` begins with what :func:`redundant_filters` finds, dead filters first and then the most similar, and
     goes on by the same rule among the filters that stay, until one is left. ``"cosine_nystrom"`` does the same with
@@ -141,12 +145,13 @@ def rank_filters(
         weight: Weight (filters, in_channels, *kernel), or those of coupled layers, as :func:`filter_vectors` takes.
         criterion: One of :data:`CRITERIA`; or a callable that takes the weight and returns one score per filter, lowest
             first to go. Of coupled layers it is given all weights of a filter in one row.
+        removals: How many of them to rank; all where ``None``. The first ones are the same.
         **options: For ``"cosine"`` ``vectors``, ``decimals`` and ``ties`` of :func:`redundant_filters`; for
             ``"cosine_nystrom"`` ``nystrom_columns`` too, ``"auto"`` where it is not given; for ``"random"`` ``seed``. A
             callable is given them all.
 
     Returns:
-        Numbers of all filters. Of the cosine criteria, the first are those that :func:`redundant_filters` finds.
+        Numbers of filters. Of the cosine criteria, the first are those that :func:`redundant_filters` finds.
 
     Raises:
         TypeError: The criterion has no such option.
@@ -160,7 +165,7 @@ def rank_filters(
     check_criterion(criterion)
     if callable(criterion):
         given = weight if isinstance(weight, Tensor) else filter_rows(weight)
-        return _by_score(criterion(given, **options), len(coupled_layers(weight)[0]), criterion)
+        return _by_score(criterion(given, **options), len(coupled_layers(weight)[0]), criterion)[:removals]
     allowed = _OPTIONS[criterion]
     for name in options:
         if name not in allowed:
@@ -170,10 +175,10 @@ def rank_filters(
                 "choose a criterion that has it."
             )
     if criterion in SCORES:
-        return SCORES[criterion](weight, **options).argsort(stable=True)
+        return SCORES[criterion](weight, **options).argsort(stable=True)[:removals]
     if criterion == "cosine_nystrom":
         options = {"nystrom_columns": "auto", **options}
-    return _by_similarity(weight, **options)
+    return _by_similarity(weight, removals, **options)
 
 
 def check_criterion(criterion: str | Callable[..., Tensor], known: Sequence[str] = CRITERIA) -> None:
@@ -204,6 +209,7 @@ def _by_score(scores: Tensor, filters: int, criterion: Callable[..., Tensor]) ->
 
 def _by_similarity(
     weight: Weight,
+    removals: int | None,
     *,
     vectors: Literal["prototype", "flat"] = "prototype",
     nystrom_columns: Columns = None,
@@ -215,22 +221,25 @@ def _by_similarity(
     order = [dead]
     left = torch.arange(len(alive), device=factor.device)
     place = left.clone()  # where in `left` a filter stands
-    while len(left) > 1:
+    stay = 1 if removals is None else max(1, len(dead) + len(alive) - removals)
+    while len(left) > stay:
         gone = left[_walk(_visits(similarity[left], ties), place[partner[left]].tolist(), originals)]
         order.append(alive[gone])
         stays = torch.ones(len(alive), dtype=torch.bool, device=factor.device)
         stays[gone] = False
         left = left[stays[left]]
+        if len(left) <= stay:
+            break
         if len(left) <= _FEW and ties == "stable":
             order.append(alive[left[_repeat(factor[left], decimals)]])
-            return torch.cat(order)
+            return torch.cat(order)[:removals]
         place[left] = torch.arange(len(left), device=factor.device)
         originals = range(len(left))  # all copies went in the first round
         # Only a filter whose nearest went needs another: what was nearest among all is so among fewer.
         bereft = left[~stays[partner[left]]]
         nearest, similarity[bereft] = nearest_neighbours(factor[left], place[bereft], decimals=decimals, ties=ties)
         partner[bereft] = left[nearest]
-    return torch.cat([*order, alive[left]])
+    return torch.cat([*order, alive[left]])[:removals]
 
 
 def _repeat(factor: Float[Tensor, "few rank"], decimals: int | None) -> list[int]:

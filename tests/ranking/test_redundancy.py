@@ -236,6 +236,21 @@ def test_the_ranking_repeats_the_rule_among_those_that_stay(case):
     assert order == []
 
 
+@pytest.mark.parametrize("filters", [12, 700])
+@pytest.mark.parametrize(
+    ("criterion", "options"), [("cosine", {}), ("cosine", {"ties": "numpy1"}), ("cosine_nystrom", {}), ("l1", {})]
+)
+def test_the_first_filters_are_those_of_all(criterion, options, filters):
+    """Copies and a dead filter among them; more than are ranked in one matrix, too."""
+    weight = normal(filters, 4, 3, 3)
+    weight[5] = 2 * weight[3]
+    weight[7] = 0
+    order = rank_filters(weight, criterion, **options).tolist()
+    assert sorted(order) == list(range(filters))
+    for removals in (0, 1, 2, filters // 3, filters // 2, filters - 1, filters):
+        assert rank_filters(weight, criterion, removals=removals, **options).tolist() == order[:removals]
+
+
 def test_the_most_similar_pair_goes_first():
     weight = normal(20, 8, 3, 3)
     found = redundant_filters(weight)
