@@ -42,13 +42,42 @@ def table(cells: Sequence[Budgeted]) -> str:
                 return statistics.mean(getattr(one, name) for one in own)
 
             lines.append(
-                f"| {network} | {-share:.0%} of the {'MACs' if cost == 'macs' else cost} | {choice} | {mean:.1f}"
+                f"| {network} | {_budget(cost, -share)} | {choice} | {mean:.1f}"
                 + (f" ± {half:.1f}" if len(own) > 1 else "")
                 + f" | {100 * average('agreement'):.1f} | {average('correlation'):.3f} | "
                 f"{average('macs_removed'):.0%}, {average('params_removed'):.0%} | {average('latency_ratio'):.2f} | "
                 f"{len(own)} |"
             )
     return "\n".join(lines)
+
+
+def differences(cells: Sequence[Budgeted]) -> str:
+    """Ours less each other choice within the same budget, paired by fold and seed: means with their intervals."""
+    looks = {"accuracy": 100, "agreement": 100, "correlation": 1}
+    lines = ["| network | budget | ours less | accuracy, points | agreement, points | correlation | networks |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    found = {((one.network, one.cost, -one.share), one.choice, (one.fold, one.seed)): one for one in cells}
+    for budget in sorted({budget for budget, *_ in found}):
+        for rival in (choice for choice in CHOICES if choice != "ours"):
+            pairs = [
+                (found[budget, "ours", network], other)
+                for (within, choice, network), other in found.items()
+                if (within, choice) == (budget, rival) and (budget, "ours", network) in found
+            ]
+            if not pairs:
+                continue
+            told = []
+            for look, unit in looks.items():
+                mean, half = interval([unit * (getattr(ours, look) - getattr(other, look)) for ours, other in pairs])
+                digits = 1 if unit > 1 else 3
+                told.append(f"{mean:+.{digits}f}" + (f" ± {half:.{digits}f}" if len(pairs) > 1 else ""))
+            network, cost, share = budget
+            lines.append(f"| {network} | {_budget(cost, -share)} | {rival} | {' | '.join(told)} | {len(pairs)} |")
+    return "\n".join(lines)
+
+
+def _budget(cost: str, share: float) -> str:
+    return f"{share:.0%} of the {'MACs' if cost == 'macs' else cost}"
 
 
 def figure(cells: Sequence[Budgeted], network: str) -> Figure:
@@ -89,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--figures", type=Path, default=None, help="folder of the figures; none are drawn without it")
     options = parser.parse_args(arguments)
     cells = gather(options.runs, "*_fold*.csv", Budgeted, options.out / "budget.csv")
-    print(table(cells))
+    print(table(cells), differences(cells), sep="\n\n")
     for network in sorted({cell.network for cell in cells}) if options.figures else ():
         figure(cells, network).savefig(options.figures / f"budget_{network.lower()}.png", dpi=120)
 

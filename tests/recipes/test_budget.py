@@ -66,3 +66,12 @@ def test_cells_are_measured_once_and_make_a_table_and_a_figure(tmp_path, monkeyp
     assert (tmp_path / "budget_dcase2021baseline.png").stat().st_size > 10_000
     summarize.main(["--runs", str(tmp_path / "gone"), "--out", str(tmp_path)])
     assert capsys.readouterr().out == told
+
+
+def test_ours_is_paired_with_each_other_choice_by_fold_and_seed():
+    def cell(choice, fold, accuracy):
+        return Budgeted("net", fold, 0, "macs", 0.5, choice, 80, accuracy, 0.5, 0.9, 0.1, 0.5, 1.0, 1.0, 1.0)
+
+    cells = [cell("ours", 1, 0.8), cell("ours", 2, 0.9), cell("uniform", 1, 0.7), cell("uniform", 3, 0.1)]
+    lines = summarize.differences([*cells, cell("uniform", 2, 0.9)]).splitlines()
+    assert lines[2:] == ["| net | 50% of the MACs | uniform | +5.0 ± 63.5 | +0.0 ± 0.0 | +0.000 ± 0.000 | 2 |"]
