@@ -92,9 +92,7 @@ def _said(gone: Float[Tensor, "removed dim"], standing: Float[Tensor, "kept dim"
     gram = standing @ standing.T if wide else standing.T @ standing
     gram.diagonal().add_(_JITTER)
     root = torch.linalg.cholesky(gram)
-    if wide:
-        across = standing @ gone.T
-        return torch.linalg.solve_triangular(root, across, upper=False).square().sum(dim=0)
+    whitened = torch.linalg.solve_triangular(root, (standing @ gone.T) if wide else gone.T, upper=False)
+    part: Tensor = whitened.square().sum(dim=0)
     # With A = U'U the part that is not said is u' (I - A (A + j I)^-1) u = j u' (A + j I)^-1 u.
-    unsaid = torch.linalg.solve_triangular(root, gone.T, upper=False).square().sum(dim=0)
-    return gone.square().sum(dim=1) - _JITTER * unsaid
+    return part if wide else gone.square().sum(dim=1) - _JITTER * part
