@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from lightning_cosprune.network.layers import is_depthwise, is_layer
 
-__all__ = ["STATISTICS", "Draws", "StandIns", "draw", "plain_layers", "tensors_of"]
+__all__ = ["STATISTICS", "Draws", "StandIns", "Still", "draw", "plain_layers", "tensors_of"]
 
 STATISTICS = ("running_mean", "running_var")
 """Buffers of batch norms that are drawn too."""
@@ -160,6 +161,36 @@ class StandIns:
                     noise.index_copy_(axis % noise.ndim, going, noise.index_select(axis, going) * _LOUD)
             leaves.append(noise.to(device=given.device, dtype=given.dtype if of_leaf == dtype else of_leaf))
         return tree_unflatten(leaves, form.structure)
+
+
+class Still(TorchDispatchMode):
+    """Code that draws numbers within is given the same number for each, whatever the shape is.
+
+    Numbers from distributions that are continuous are one half, and so is every chance that something happens.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else PyTorch loads the compiler, which takes seconds
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one step."""
+        made = func(*args, **(kwargs or {}))
+        name = func._schema.name.removeprefix("aten::")
+        if name in _DRAWING and isinstance(made, Tensor):
+            made.fill_(0.5)
+        elif name == "native_dropout":
+            made[0].copy_(args[0])
+        return made
+
+
+_DRAWING = {
+    *("rand", "rand_like", "randn", "randn_like", "normal", "normal_", "uniform_", "exponential_", "cauchy_"),
+    *("log_normal_", "bernoulli", "bernoulli_", "geometric_", "poisson"),
+}
 
 
 def plain_layers(model: nn.Module) -> dict[str, nn.Module]:

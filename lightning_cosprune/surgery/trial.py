@@ -38,6 +38,7 @@ from lightning_cosprune.surgery.draws import (
     STATISTICS,
     Draws,
     StandIns,
+    Still,
     channel_axis,
     given_to,
     kept_channels,
@@ -99,6 +100,7 @@ class _Pass:
     width: torch.dtype
     training: bool = False
     random: bool = False
+    still: bool = False
     steady: bool = True
     calls: dict[str, list[_Call]] = field(default_factory=dict)
     called: list[str] = field(default_factory=list)
@@ -339,10 +341,12 @@ class Trial:
         """Run the dense network, and fill ``made`` with what it computes; once more where that is drawn in part.
 
         Returns:
-            ``made``. The names of readers that are given anything but zeros are added to ``reached``.
+            ``made``, or one like it. The names of readers that are given anything but zeros are added to ``reached``.
         """
         self._run(made, reached)
         if made.random:
+            # What is drawn for fewer channels is something else: it is the same number everywhere meanwhile.
+            made = self._run(dataclasses.replace(made, still=True, calls={}, called=[], outputs=[]), reached)
             again = dataclasses.replace(made, calls={}, called=[], outputs=[])
             made.compare(self._run(again, reached, seed=1))
         return made
@@ -466,7 +470,8 @@ class Trial:
     @contextlib.contextmanager
     def _ready(self, wanted: _Pass, seed: int = 0) -> Iterator[None]:
         mode = contextlib.nullcontext() if wanted.training else evaluating(self._model)
-        with unchanged(self._model), mode, torch.no_grad(), same_random_state(seed), eager():
+        stillness: Any = Still() if wanted.still else contextlib.nullcontext()
+        with unchanged(self._model), mode, torch.no_grad(), same_random_state(seed), eager(), stillness:
             if wanted.training:
                 self._model.train()
             yield
