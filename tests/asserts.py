@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_cosprune.network.forward import as_call, call, evaluating, float_tensors, unchanged
+from lightning_cosprune.network.forward import as_call, call, evaluating, float_tensors, same_random_state, unchanged
 
 
 def outputs_of(model: nn.Module, inputs: Any) -> list[Tensor]:
     """What the network computes in evaluation mode."""
-    with unchanged(model), evaluating(model), torch.no_grad():
+    with unchanged(model), evaluating(model), torch.no_grad(), same_random_state():
         return float_tensors(call(model, inputs))
 
 
@@ -28,13 +28,16 @@ def assert_same_network(model: nn.Module, before: dict[str, Tensor], inputs: Any
         assert torch.equal(found, expected)
 
 
-def assert_trains(model: nn.Module, inputs: Any) -> None:
-    """A forward and backward pass in training mode gives every parameter that requires it a finite gradient."""
+def assert_trains(model: nn.Module, inputs: Any, unread: Iterable[str] = ()) -> None:
+    """A forward and backward pass in training mode gives every parameter that requires it a finite gradient.
+
+    But for those of ``unread``, which run although no output hangs on them.
+    """
     model.train()
     model.zero_grad()
     sum(leaf.square().sum() for leaf in float_tensors(call(model, inputs))).backward()
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
+        if parameter.requires_grad and name.rpartition(".")[0] not in unread:
             assert parameter.grad is not None, name
             assert parameter.grad.shape == parameter.shape, name
             assert parameter.grad.isfinite().all(), name
@@ -101,7 +104,7 @@ def assert_equals_masked_dense(
             for block, row in zip(weight.chunk(len(kept)), kept, strict=True):
                 block[:, ~row] = 0
     tolerance = {torch.bfloat16: 3e-2, torch.float64: 1e-9}
-    with unchanged(dense), evaluating(dense), torch.no_grad():
+    with unchanged(dense), evaluating(dense), torch.no_grad(), same_random_state():
         for name, compute in (narrow or {}).items():
             dense.get_submodule(name).register_forward_hook(lambda _, args, __, compute=compute: compute(args[0]))
         wanted = float_tensors(torch.func.functional_call(dense, masked, *as_call(inputs)))

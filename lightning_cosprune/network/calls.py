@@ -43,6 +43,8 @@ class Calls:
         """Why no output of the network is known to depend on ``layer``."""
         if layer in self._layers and not self._layers[layer]:
             return "called without gradients, as under `torch.no_grad()`, so that who reads it cannot be told"
+        if layer in self._layers:
+            return "it runs, but nothing reads what it computes"
         return "not reached by the example input's forward pass"
 
     def read_by_sealed(self, layer: nn.Module, names: Mapping[nn.Module, str]) -> str | None:

@@ -8,7 +8,7 @@ import math
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,8 +30,11 @@ from lightning_cosprune.network.forward import (
     unchanged,
 )
 from lightning_cosprune.network.graph import DependencyGraph
+from lightning_cosprune.network.groups import ChannelGroup, Removal
 from lightning_cosprune.network.layers import has_filters, is_depthwise, is_layer, num_filters
 from lightning_cosprune.network.norms import is_norm_over_channels
+from lightning_cosprune.network.origins import HELD, READ, WRITTEN, Place, find_origins
+from lightning_cosprune.network.parts import Parts, Units
 from lightning_cosprune.network.pruners import (
     ConvPruner,
     InstanceNormPruner,
@@ -44,68 +47,9 @@ from lightning_cosprune.network.pruners import (
     careful_slicing,
 )
 from lightning_cosprune.network.reach import Arrival, UnfollowedError, follow
+from lightning_cosprune.network.sizes import change_size
 
-__all__ = ["ChannelGraph", "ChannelGroup", "CutError", "Removal", "channel_groups"]
-
-
-@dataclass(frozen=True)
-class ChannelGroup:
-    """Layers whose filters must be removed together, such as those that feed one residual sum.
-
-    Attributes:
-        layers: Their names, in the order in which the model registers them.
-        filters: How many filters each of them has.
-        refusal: Why none of these filters may be removed, or ``None``.
-        blocks: Into how many blocks of equal size the filters fall, each of which must lose the same number. More than
-            one where a grouped convolution has or reads these channels, or a group norm normalises them.
-        followers: Depthwise convolutions that lose the same channels.
-        norms: Norms over channels that range over fewer of them then.
-    """
-
-    layers: tuple[str, ...]
-    filters: int
-    refusal: str | None = None
-    blocks: int = 1
-    followers: tuple[str, ...] = ()
-    norms: tuple[str, ...] = ()
-
-    def check(self, idxs: Sequence[int]) -> None:
-        """Refuse filters that cannot be removed from these layers.
-
-        Raises:
-            RefusedError: With the reason.
-        """
-        if self.refusal is not None:
-            raise RefusedError(self.refusal)
-        size = self.filters // self.blocks
-        counts = [0] * self.blocks
-        for idx in idxs:
-            counts[idx // size] += 1
-        if len(set(counts)) > 1:
-            raise RefusedError(
-                f"grouped: each of the {self.blocks} blocks of {size} filters must lose the same number, found "
-                f"{', '.join(map(str, counts))}"
-            )
-
-
-@dataclass(frozen=True)
-class Removal:
-    """What goes with some filters of one group of layers.
-
-    Attributes:
-        outputs: Name of a module -> channels of its output that go, of the layers themselves and of the norms and
-            depthwise convolutions that pass the channels on.
-        inputs: Name of a layer that reads the channels and ends them -> channels of its input that go.
-        parameters: Parameters that are no layer's weight and lose slices, such as a learned scale.
-        reached: Name of such a layer -> all channels of its input that the layers make, removed or kept.
-        steps: Torch-Pruning's nodes that lose channels, the function that removes them, and which.
-    """
-
-    outputs: Mapping[str, list[int]]
-    inputs: Mapping[str, list[int]]
-    parameters: tuple[nn.Parameter, ...]
-    reached: Mapping[str, list[int]] = field(default_factory=dict, repr=False)
-    steps: tuple[tuple[Any, Callable[..., Any], list[int]], ...] = field(default=(), repr=False, compare=False)
+__all__ = ["ChannelGraph", "ChannelGroup", "CutError", "Removal", "channel_groups", "graph_of_groups"]
 
 
 def channel_groups(model: nn.Module, example_inputs: Any, names: Iterable[str] | None = None) -> list[ChannelGroup]:
@@ -124,6 +68,15 @@ def channel_groups(model: nn.Module, example_inputs: Any, names: Iterable[str] |
         ValueError: The forward pass fails, or returns nothing that a gradient could flow from.
     """
     return ChannelGraph(model, example_inputs).groups(names)
+
+
+def graph_of_groups(model: nn.Module, example_inputs: Any, groups: Iterable[ChannelGroup]) -> ChannelGraph:
+    """The graph that knows some groups of another graph of the same network, with the same norms over channels."""
+    names = {name for group in groups for name in group.norms}
+    own = {name: model.get_submodule(name) for name in names}
+    return ChannelGraph(
+        model, example_inputs, {name: module for name, module in own.items() if not is_norm_over_channels(module)}
+    )
 
 
 class ChannelGraph:
@@ -159,7 +112,12 @@ class ChannelGraph:
         )
         with plain_weights(model):
             self._graph, self._calls = _trace(model, example_inputs, {type(module) for module in declared.values()})
-        self._groups: dict[str, ChannelGroup] = {}
+            self._origins = find_origins(model, example_inputs, self.norms)
+        layers = [name for name, module in self._modules.items() if has_filters(module)]
+        self._parts = None if self._origins is None else Parts(self._origins, layers)
+        self._groups: dict[str, tuple[ChannelGroup, ...]] = {}
+        self._units: dict[ChannelGroup, Units] = {}
+        self._nodes: dict[Place, Any] = {}
         self._arrivals: dict[str, list[Arrival]] = {}
 
     def groups(self, names: Iterable[str] | None = None) -> list[ChannelGroup]:
@@ -176,18 +134,132 @@ class ChannelGraph:
             name for name, module in self._modules.items() if has_filters(module) and (wanted is None or name in wanted)
         ]
         bar = tqdm(roots, desc="Following channels", unit="layer", delay=2, leave=False)
-        return list(dict.fromkeys(self.group(name) for name in bar))
+        return list(dict.fromkeys(group for name in bar for group in self.groups_of(name)))
 
-    def group(self, name: str) -> ChannelGroup:
-        """The layers that lose their filter ``i`` when layer ``name`` does.
+    def groups_of(self, name: str) -> tuple[ChannelGroup, ...]:
+        """The layers that lose filters when layer ``name`` does.
 
         Returns:
-            With the reason why none of them may, if that is so.
+            One group where they lose the same filters, several where other parts of the layer go with other layers;
+            each with the reason why none of its filters may go, if that is so.
         """
         if name not in self._groups:
             group = self._find_group(name)
-            self._groups.update(dict.fromkeys(group.layers, group))
+            units = self._in_parts(name, group)
+            if units is None:
+                self._groups.update(dict.fromkeys(group.layers, (group,)))
+            else:
+                found = {self._group_of(one): one for one in units}
+                self._units |= found
+                for layer in {layer for one in found for layer in one.layers}:
+                    self._groups[layer] = tuple(one for one in found if layer in one.layers)
         return self._groups[name]
+
+    def _in_parts(self, name: str, group: ChannelGroup) -> list[Units] | None:
+        """The units of a layer, where more is known of them than Torch-Pruning's graph says."""
+        if self._parts is None or self._modules[name] not in self._graph.module2node:
+            return None
+        units = self._parts.together(name)
+        if units is None or any(self._parts.together(other) is None for other in group.layers):
+            return None
+        if len(units) == 1 and units[0].blocks == group.blocks and not self._parts.sized(units[0]):
+            (one,) = units
+            if not self._group_of(one).places and name in self._arrivals and self._agrees(name, one):
+                return None
+        return units
+
+    def _agrees(self, name: str, units: Units) -> bool:
+        """Whether Torch-Pruning's graph finds the filters of a layer at the same places."""
+        assert self._parts is not None
+        found = dict(self._parts.channels(units))
+        channels, owners = found[WRITTEN, name]
+        if len(channels) != len(units.sets) or (channels != np.arange(len(channels))).any():
+            return False
+        filter_of = channels[np.argsort(owners)]
+        theirs: dict[Place, tuple[np.ndarray, np.ndarray]] = {}
+        for arrival in self._arrivals[name]:
+            other = self._names.get(arrival.node.module)
+            if other is not None:
+                place = READ if _reads(arrival) else WRITTEN, other
+                channels, owners = arrival.first()
+                before = theirs.get(place, (channels[:0], owners[:0]))
+                theirs[place] = np.concatenate([before[0], channels]), np.concatenate([before[1], owners])
+        ours = {place: both for place, both in found.items() if place[0] in (READ, WRITTEN)}
+        if set(ours) != set(theirs):
+            return False
+        for place, (channels, numbers) in ours.items():
+            where, whose = theirs[place]
+            order = np.argsort(where, kind="stable")
+            if len(where) != len(channels) or (where[order] != channels).any():
+                return False
+            if (whose[order] != filter_of[numbers]).any():
+                return False
+        return True
+
+    def _group_of(self, units: Units) -> ChannelGroup:
+        """Units as a group."""
+        assert self._parts is not None
+        found = self._parts.channels(units)
+        refusals = []
+        followers, norms = set(), set()
+        is_read = False
+        for kind, other in found:
+            module = self._modules.get(other)
+            is_read = is_read or kind == READ
+            if kind == HELD:
+                if isinstance(self._held(other), nn.Parameter):
+                    if self._axis_of(other) is None:
+                        refusals.append(f"its channels meet entries of {other} that are no slices of it")
+                else:
+                    refusals.append(f"its channels meet the buffer {other}, which cannot be cut with them")
+            elif module is not None:
+                refusals += _refusal(module, other)
+                if kind == WRITTEN and is_depthwise(module):
+                    followers.add(other)
+                if other in self.norms:
+                    norms.add(other)
+                    refusals += _refusal_of_norm(module, other, self._strict)
+        sealed = [self._calls.read_by_sealed(self._modules[layer], self._names) for layer in units.layers]
+        if any(sealed):
+            refusals.insert(0, next(filter(None, sealed)))
+        elif units.is_output or not is_read:
+            refusals.insert(0, "its filters are outputs of the network")
+        refusals += [units.refusal] if units.refusal else []
+        places, widths = [], []
+        for layer in units.layers:
+            own: list[list[int]] = [[] for _ in units.sets]
+            for channel, number in zip(*(part.tolist() for part in found[WRITTEN, layer]), strict=True):
+                own[number].append(channel)
+            places.append(tuple(map(tuple, own)))
+            widths.append(num_filters(self._modules[layer]))
+        count = len(units.sets)
+        whole = tuple((number,) for number in range(count))
+        in_parts = any(one != whole for one in places) or any(width != count for width in widths)
+        return ChannelGroup(
+            units.layers,
+            count,
+            next(iter(refusals), None),
+            units.blocks,
+            tuple(name for name in self._modules if name in followers),
+            tuple(name for name in self._modules if name in norms),
+            tuple(places) if in_parts else (),
+            tuple(widths) if in_parts else (),
+        )
+
+    def _held(self, name: str) -> Any:
+        owner, _, key = name.rpartition(".")
+        return getattr(self._modules[owner], key)
+
+    def _axis_of(self, name: str) -> int | None:
+        """The axis of a parameter along which it has one slice for each channel."""
+        assert self._origins is not None
+        shape = self._origins.shapes[name]
+        owner = self._origins.of((HELD, name)).reshape(shape)
+        for axis in range(len(shape)):
+            table = np.moveaxis(owner, axis, 0).reshape(shape[axis], -1)
+            if shape[axis] > 1 and (table == table[:, :1]).all():
+                return axis
+        return None
 
     def _find_group(self, name: str) -> ChannelGroup:
         layer = self._modules[name]
@@ -250,6 +322,11 @@ class ChannelGraph:
         return ChannelGroup(in_order[0], filters, next(iter(refusals), None), evenly, *in_order[1:])
 
     @property
+    def dividing(self) -> set[str]:
+        """Names of modules of which a cut may change attributes that say how large parts of channels are."""
+        return set() if self._origins is None else {size.module for size in self._origins.sizes}
+
+    @property
     def called(self) -> list[str]:
         """Names of the layers that the forward pass called, in the order of their first calls."""
         return [self._names[layer] for layer in self._calls.layers]
@@ -273,8 +350,8 @@ class ChannelGraph:
             waiting += fresh
         return found
 
-    def removal(self, name: str, idxs: Sequence[int]) -> Removal:
-        """What goes with filters ``idxs`` of layer ``name``.
+    def removal(self, group: ChannelGroup, idxs: Sequence[int]) -> Removal:
+        """What goes with filters, or units, ``idxs`` of a group.
 
         Returns:
             The channels of every module concerned.
@@ -282,6 +359,10 @@ class ChannelGraph:
         Raises:
             RefusedError: A module has no such channels.
         """
+        units = self._units_of(group)
+        if units is not None:
+            return self._removal_of_units(units, idxs)
+        name = group.layers[0]
         outputs: dict[str, list[int]] = {}
         inputs: dict[str, list[int]] = {}
         parameters: list[nn.Parameter] = []
@@ -311,17 +392,67 @@ class ChannelGraph:
             steps.append((arrival.node, arrival.handler, channels))
         return Removal(outputs, inputs, tuple(parameters), reached, tuple(steps))
 
-    def readers(self, name: str) -> dict[str, Tensor]:
-        """Where the filters of layer ``name`` arrive, in each layer that takes them in and ends them.
+    def _units_of(self, group: ChannelGroup) -> Units | None:
+        """The units of a group, which may come from another graph of the same network."""
+        self.groups_of(group.layers[0])
+        return self._units.get(group)
+
+    def _removal_of_units(self, units: Units, idxs: Sequence[int]) -> Removal:
+        assert self._parts is not None
+        going = np.zeros(len(units.sets), bool)
+        going[np.array(idxs, int)] = True
+        outputs: dict[str, list[int]] = {}
+        inputs: dict[str, list[int]] = {}
+        reached: dict[str, list[int]] = {}
+        parameters: list[nn.Parameter] = []
+        steps = []
+        for (kind, other), (channels, numbers) in self._parts.channels(units).items():
+            gone = channels[going[numbers]].tolist()
+            if not gone:
+                continue
+            if kind == HELD:
+                axis = self._axis_of(other)
+                node, handler = self._step((kind, other), self._held(other), axis)
+                parameters.append(node.module)
+                assert self._origins is not None
+                shape = self._origins.shapes[other]
+                gone = sorted(set(np.unravel_index(np.array(gone), shape)[axis or 0].tolist()))
+            else:
+                node, handler = self._step((kind, other), self._modules[other])
+                (inputs if kind == READ else outputs)[other] = gone
+                if kind == READ:
+                    reached[other] = channels.tolist()
+            steps.append((node, handler, gone))
+        sets = frozenset(units.sets[going].tolist())
+        return Removal(outputs, inputs, tuple(parameters), reached, tuple(steps), sets)
+
+    def _step(self, place: Place, part: Any, axis: int | None = None) -> tuple[Any, Callable[..., Any]]:
+        """Torch-Pruning's node of a module or parameter, or one like it, and what removes its channels."""
+        if place not in self._nodes:
+            node = self._graph.module2node.get(part) if axis is None else None
+            if node is None:  # nothing that the network returns hangs on it
+                node = _Node(part, -1 if axis is None else axis)
+            self._nodes[place] = node
+        pruner = self._graph.get_pruner_of_module(part)
+        return self._nodes[place], pruner.prune_in_channels if place[0] == READ else pruner.prune_out_channels
+
+    def readers(self, group: ChannelGroup) -> dict[str, Tensor]:
+        """Where the filters, or units, of a group arrive, in each layer that takes them in and ends them.
 
         Returns:
             Name of a layer -> channels of its input, int64 ``(filters, channels)``: several of one filter where a
             flattening stands between. A layer that takes in only some of them, or in no order that is understood, is
             left out.
         """
-        filters = num_filters(self._modules[name])
+        filters = group.filters
         arrived: dict[str, list[tuple[int, int]]] = {}
-        for arrival in self._followed(name):
+        units = self._units_of(group)
+        if units is not None:
+            assert self._parts is not None
+            for (kind, other), (channels, numbers) in self._parts.channels(units).items():
+                if kind == READ:
+                    arrived[other] = list(zip(numbers.tolist(), channels.tolist(), strict=True))
+        for arrival in [] if units is not None else self._followed(group.layers[0]):
             if _reads(arrival) and arrival.node.module in self._names:
                 channels, owners = arrival.first()
                 pairs = zip(owners.tolist(), channels.tolist(), strict=True)
@@ -347,6 +478,7 @@ class ChannelGraph:
         for removal in removals:
             for node, handler, channels in removal.steps:
                 steps.setdefault((node, handler), set()).update(channels)
+        self._resize(frozenset().union(*(removal.sets for removal in removals)))
         with careful_slicing() as replacements:
             for (node, handler), going in steps.items():
                 handler.__self__.pruning_dim = node.pruning_dim  # type: ignore[attr-defined]
@@ -358,6 +490,21 @@ class ChannelGraph:
                     owner, _, key = self._graph._param_to_name[node.module].rpartition(".")
                     setattr(self._modules[owner], key, cut)
         return replacements
+
+    def _resize(self, going: frozenset[int]) -> None:
+        """Change the attributes of modules that say how many channels there are in the parts of what they divide."""
+        if self._origins is None or not going:
+            return
+        changed: dict[tuple[str, str, int | None], int] = {}
+        for size in self._origins.sizes:
+            gone = int(np.isin(size.channels, list(going)).sum())
+            key = size.module, size.attribute, size.entry
+            if changed.setdefault(key, gone) != gone:
+                refusal = f"{size.attribute} stands for parts that would be of several sizes"
+                raise CutError(size.module, RefusedError(refusal))
+        for (name, attribute, entry), gone in changed.items():
+            if gone:
+                change_size(self._modules[name], attribute, entry, gone)
 
     def _followed(self, name: str) -> list[Arrival]:
         """Where the filters of a layer arrive; found once."""
@@ -398,6 +545,14 @@ class ChannelGraph:
         reads = handler.__name__ == "prune_in_channels"
         count = self._graph.get_in_channels(node) if reads else self._graph.get_out_channels(node)
         return None if count is None else int(count)
+
+
+@dataclass(frozen=True, eq=False)
+class _Node:
+    """What Torch-Pruning knows of a module that is cut."""
+
+    module: Any
+    pruning_dim: int
 
 
 _UNFOLLOWED = "its channels are reshaped in ways that cannot be followed, as into windows or patches"

@@ -12,6 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from lightning_cosprune.network.computed import computed_weight, is_computed
 from lightning_cosprune.network.norms import last_axis, length_of_tensors, resized, size_names
+from lightning_cosprune.network.sizes import sizes_changed, write_sizes
 
 __all__ = ["STRUCTURE", "describe_structure", "part_of_structure", "restore_structure", "take_data_types"]
 
@@ -43,14 +44,16 @@ def describe_structure(module: nn.Module) -> dict[str, Any]:
 
     Returns:
         Plain dicts, lists, strings and ints, which load with ``weights_only=True``: ``version``, and for every module
-        with tensors or sizes of its own ``sizes`` (attribute -> number or numbers) and ``shapes`` (tensor -> shape).
+        with tensors or sizes of its own ``sizes`` (attribute -> number or numbers) and ``shapes`` (tensor -> shape);
+        where a cut has changed the sizes of parts, ``parts`` too (attribute -> number or numbers).
     """
     modules = {}
     for name, layer in module.named_modules():
         sizes = {key: _plain(getattr(layer, key)) for key in _size_names(layer)}
         shapes = {key: list(tensor.shape) for key, tensor in _tensors(layer).items()}
-        if sizes or shapes:
-            modules[name] = {"sizes": sizes, "shapes": shapes}
+        parts = {key: _plain(size) for key, size in sizes_changed(layer).items()}
+        if sizes or shapes or parts:
+            modules[name] = {"sizes": sizes, "shapes": shapes, **({"parts": parts} if parts else {})}
     return {"version": _VERSION, "modules": modules}
 
 
@@ -109,6 +112,8 @@ def restore_structure(module: nn.Module, state_dict: Mapping[str, Any], structur
                 )
         changes.append((layer, entry["sizes"], shapes))
     renewed: dict[int, nn.Parameter] = {}  # a parameter that two modules share stays shared
+    for name, entry in recorded.items():
+        write_sizes(layers[name], {key: _like(vars(layers[name])[key], size) for key, size in _parts(entry).items()})
     for layer, sizes, shapes in changes:
         for key, size in sizes.items():
             if _plain(getattr(layer, key)) != size:
@@ -190,6 +195,9 @@ def _check(structure: Any, layers: Mapping[str, nn.Module], module: nn.Module) -
         parts = [entry.get(part) for part in ("sizes", "shapes")] if isinstance(entry, Mapping) else []
         if len(parts) != 2 or not all(isinstance(part, Mapping) for part in parts):
             raise refuse(f"expected `sizes` and `shapes` of layer {name!r}, found {entry!r:.80}")
+        for key, size in _parts(entry).items():
+            if _form(vars(layer).get(key)) is None or _form(vars(layer)[key]) != _form(size):
+                raise refuse(f"expected an attribute {key!r} of layer {name!r} like {size!r:.80}, found none")
         own = _size_names_of_own_norm(layer)
         if set(entry["sizes"]) != set(_size_names(layer)) and not (own and set(entry["sizes"]) <= set(own)):
             raise refuse(
@@ -326,6 +334,23 @@ def _size_names_of_own_norm(layer: nn.Module) -> tuple[str, ...]:
 def _tensors(layer: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers of the layer itself, by name."""
     return {key: tensor for key, tensor in (*layer._parameters.items(), *layer._buffers.items()) if tensor is not None}
+
+
+def _parts(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a stored module says of the sizes of parts that it divides channels into."""
+    parts = entry.get("parts", {})
+    return parts if isinstance(parts, Mapping) else {}
+
+
+def _form(size: Any) -> int | None:
+    """How many whole numbers a size is, -1 for one by itself; ``None`` where it is none."""
+    if type(size) is int:
+        return -1
+    return len(size) if isinstance(size, (list, tuple)) and all(type(one) is int for one in size) else None
+
+
+def _like(now: Any, size: Any) -> Any:
+    return size if type(now) is int else type(now)(size)
 
 
 def _plain(size: Any) -> int | list[int]:

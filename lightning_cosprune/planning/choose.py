@@ -208,16 +208,21 @@ def plan_pruning(
             if reason is not None:
                 skipped.update(kept_whole(group, reason))
                 continue
-            pruned.update(dict.fromkeys(group.layers, idxs))
-            filters.update(dict.fromkeys(group.layers, group.filters))
-    norms = {norm for group in groups if any(pruned.get(name) for name in group.layers) for norm in group.norms}
+            for name in group.layers:
+                pruned[name] = sorted({*pruned.get(name, ()), *group.filters_of(name, idxs)})
+                filters[name] = group.width(name)
+    norms = {norm for group in groups if _loses(group, pruned) for norm in group.norms}
     return PruningPlan(
         {name: pruned[name] for name in modules if name in pruned},
         {name: filters[name] for name in modules if name in filters},
-        {name: skipped[name] for name in modules if name in skipped},
+        {name: skipped[name] for name in modules if name in skipped and not pruned.get(name)},
         notes,
         tuple(name for name, _ in model.named_modules() if name in norms),
     )
+
+
+def _loses(group: ChannelGroup, pruned: Mapping[str, Sequence[int]]) -> bool:
+    return bool(group.units_of(pruned))
 
 
 _UNFED = "depthwise: no layer with filters feeds it"
@@ -261,7 +266,7 @@ def _choose(
         try:
             wanted = len(redundant_filters(ranking.weight(group)).pruned_idxs)
         except ValueError as error:
-            raise ValueError(f"layer {' + '.join(group.layers)}: {error}") from error
+            raise ValueError(f"layer {group.name}: {error}") from error
         reason = "no filter of it is redundant"
     else:
         # Where coupled layers are given several ratios, the smallest: no layer loses more than it was asked to. A

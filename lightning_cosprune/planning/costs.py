@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_cosprune.network.channels import ChannelGraph, ChannelGroup
+from lightning_cosprune.network.channels import ChannelGroup, graph_of_groups
 from lightning_cosprune.network.complexity import Complexity, measure_complexity
 from lightning_cosprune.network.computed import PlainWeights, plain_weights
 from lightning_cosprune.network.forward import call, evaluating, same_random_state, unchanged
@@ -140,16 +140,17 @@ def _lost_slices(
 ) -> dict[Any, dict[tuple[int, int], float]]:
     """Key of a tensor -> (number of a group, dimension) -> slices that go with one filter of the group."""
     lost: dict[Any, dict[tuple[int, int], float]] = {}
-    graph = ChannelGraph(model, example_inputs)
+    graph = graph_of_groups(model, example_inputs, groups)
     owners = {id(parameter): name.rpartition(".")[0] for name, parameter in model.named_parameters()}
     for number, group in enumerate(groups):
         size = group.filters // group.blocks
-        removal = graph.removal(group.layers[0], [block * size for block in range(group.blocks)])
+        removal = graph.removal(group, [block * size for block in range(group.blocks)])
         for name, channels in removal.outputs.items():
             if isinstance(model.get_submodule(name), nn.modules.batchnorm._NormBase):
                 for statistic in STATISTICS:
                     lost.setdefault((name, statistic), {})[number, 0] = len(set(channels)) / group.blocks
         concerned = {*removal.outputs, *removal.inputs, *(owners[id(parameter)] for parameter in removal.parameters)}
+        concerned |= graph.dividing
         before = Snapshot(model, concerned)
         try:
             replacements = graph.cut([removal])

@@ -18,7 +18,7 @@ from lightning_cosprune.calibration.batches import as_batches, check_runs, num_s
 from lightning_cosprune.calibration.effects import OutputEffects, some_samples
 from lightning_cosprune.calibration.moments import Moments, pooled
 from lightning_cosprune.calibration.readings import input_moments, readings_of
-from lightning_cosprune.network.channels import ChannelGraph, ChannelGroup
+from lightning_cosprune.network.channels import ChannelGroup, graph_of_groups
 from lightning_cosprune.network.layers import is_layer
 from lightning_cosprune.ranking.filters import filter_vectors
 from lightning_cosprune.ranking.similarity import cosine_similarity
@@ -150,12 +150,10 @@ def response_curves(
     """
     batches = as_batches(calibration, "plan_pruning")
     check_runs(model, batches, "plan_pruning")
-    graph = ChannelGraph(model, example_inputs)
+    graph = graph_of_groups(model, example_inputs, widths)
     readers = {
         group: {
-            name: channels
-            for name, channels in graph.readers(group.layers[0]).items()
-            if is_layer(model.get_submodule(name))
+            name: channels for name, channels in graph.readers(group).items() if is_layer(model.get_submodule(name))
         }
         for group in widths
     }

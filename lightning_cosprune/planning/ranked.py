@@ -53,9 +53,9 @@ class FilterRanking:
             Of a single layer one tensor, of coupled ones a list.
         """
         if self._vectors is None:
-            weights = [layer_weight(self._modules[name]) for name in group.layers]
+            weights = [group.rows(name, layer_weight(self._modules[name])) for name in group.layers]
         else:
-            weights = [_vectors_of(name, group.filters, self._vectors) for name in group.layers]
+            weights = [group.rows(name, _vectors_of(name, group.width(name), self._vectors)) for name in group.layers]
         return weights[0] if len(weights) == 1 else weights
 
     def order(self, group: ChannelGroup, removals: int | None = None) -> Tensor:
@@ -73,11 +73,11 @@ class FilterRanking:
         """
         options: dict[str, Any] = {}
         if self.criterion == "random":
-            options["seed"] = self._seed + zlib.crc32(group.layers[0].encode())
+            options["seed"] = self._seed + zlib.crc32((group.name if group.places else group.layers[0]).encode())
         try:
             return rank_filters(self.weight(group), self.criterion, removals=removals, **options)
         except ValueError as error:
-            raise ValueError(f"layer {' + '.join(group.layers)}: {error}") from error
+            raise ValueError(f"layer {group.name}: {error}") from error
 
     def multiple(self, group: ChannelGroup) -> int:
         """What the number of filters kept is a multiple of; blocks of a grouped convolution lose as many each."""

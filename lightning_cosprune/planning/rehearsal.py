@@ -20,11 +20,14 @@ Found = TypeVar("Found")
 
 def as_plan(pruned: Mapping[ChannelGroup, Sequence[int]], skipped: Mapping[str, str] | None = None) -> PruningPlan:
     """The plan that takes these filters of these groups."""
-    named = {name: (group, list(idxs)) for group, idxs in pruned.items() for name in group.layers}
+    named: dict[str, list[int]] = {}
+    for group, idxs in pruned.items():
+        for name in group.layers:
+            named[name] = sorted({*named.get(name, ()), *group.filters_of(name, idxs)})
     return PruningPlan(
-        {name: idxs for name, (_, idxs) in named.items()},
-        {name: group.filters for name, (group, _) in named.items()},
-        skipped or {},
+        named,
+        {name: group.width(name) for group in pruned for name in group.layers},
+        {name: reason for name, reason in (skipped or {}).items() if not named.get(name)},
         norms=tuple(sorted({norm for group, idxs in pruned.items() if len(idxs) for norm in group.norms})),
     )
 
@@ -34,7 +37,7 @@ def rehearse(
     example_inputs: Any,
     pruned: Mapping[ChannelGroup, Sequence[int]],
     look: Callable[[PruningReport], Found],
-) -> tuple[Found, dict[str, str]]:
+) -> tuple[Found, dict[ChannelGroup, str]]:
     """Cut ``model``, look at it, and put it back as it was to the last bit.
 
     Args:
@@ -44,7 +47,7 @@ def rehearse(
         look: Is called while ``model`` is cut.
 
     Returns:
-        What ``look`` returned; and layer name -> reason, of every layer that could not be cut though it was asked for.
+        What ``look`` returned; and the reason of every group that could not be cut though it was asked for.
     """
     before = Snapshot(model)
     try:
@@ -52,5 +55,11 @@ def rehearse(
         found = look(report)
     finally:
         before.restore()
-    asked = {name for group in pruned for name in (*group.layers, *group.followers)}
-    return found, {name: reason for name, reason in report.skipped.items() if name in asked}
+    removed = {layer.name: set(layer.pruned_idxs) for layer in report.layers}
+    refused = {}
+    for group, idxs in pruned.items():
+        for name in group.layers:
+            if not set(group.filters_of(name, idxs)) <= removed.get(name, set()):
+                refused[group] = report.skipped.get(name) or report.notes[name]
+                break
+    return found, refused

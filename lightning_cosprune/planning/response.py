@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_cosprune.calibration.batches import as_batches, check_runs
 from lightning_cosprune.calibration.readings import input_covariances, readings_of
-from lightning_cosprune.network.channels import ChannelGraph, ChannelGroup
+from lightning_cosprune.network.channels import ChannelGroup, graph_of_groups
 from lightning_cosprune.network.layers import is_layer
 from lightning_cosprune.ranking.subset import rank_by_response
 
@@ -34,13 +34,11 @@ class ResponseRanking:
     ) -> None:
         batches = as_batches(calibration, "plan_pruning")
         check_runs(model, batches, "plan_pruning")
-        graph = ChannelGraph(model, example_inputs)
+        graph = graph_of_groups(model, example_inputs, groups)
         self._model = model
         self._readers = {
             group: {
-                name: channels
-                for name, channels in graph.readers(group.layers[0]).items()
-                if is_layer(model.get_submodule(name))
+                name: channels for name, channels in graph.readers(group).items() if is_layer(model.get_submodule(name))
             }
             for group in groups
         }

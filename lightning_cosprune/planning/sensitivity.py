@@ -19,8 +19,9 @@ from tqdm.auto import tqdm
 from lightning_cosprune.arguments import as_real, path_of, whole_number
 from lightning_cosprune.calibration.batches import as_batches, check_runs
 from lightning_cosprune.data.disk import writing_to, written_beside
-from lightning_cosprune.network.channels import ChannelGroup, channel_groups
+from lightning_cosprune.network.channels import ChannelGraph, ChannelGroup
 from lightning_cosprune.network.layers import check_model, prunable_layers
+from lightning_cosprune.network.norms import Normalising, declared_norms
 from lightning_cosprune.planning.choose import CRITERIA, plan_pruning
 from lightning_cosprune.planning.curves import (
     ErrorCurve,
@@ -71,6 +72,7 @@ def sensitivity(
     ignored_layers: Sequence[str | nn.Module] = (),
     seed: int = 0,
     kept_in: str | Path | None = None,
+    normalising: Normalising = (),
 ) -> Sensitivity:
     """What removing more and more filters of one group of layers does, the others left whole.
 
@@ -86,6 +88,7 @@ def sensitivity(
         ignored_layers: Likewise.
         seed: Start of the draws of ``criterion="random"``.
         kept_in: A csv file that holds the scores so far: with it, a run that was stopped goes on where it was.
+        normalising: Norms over channels of your own, as for :func:`plan_pruning`.
 
     Returns:
         The curves.
@@ -121,8 +124,11 @@ def sensitivity(
         pruning_ratio=max(fractions),
         layers=layers,
         ignored_layers=ignored_layers,
+        normalising=normalising,
     )
-    groups = channel_groups(model, example_inputs, able.pruned)
+    declared = declared_norms(model, normalising, "sensitivity")
+    groups = ChannelGraph(model, example_inputs, declared).groups([name for name, idxs in able.pruned.items() if idxs])
+    groups = [group for group in groups if group.refusal is None]
     ranking = FilterRanking(modules, criterion, round_to={}, min_filters={}, seed=seed, vectors=None)
     curves = _curves(model, example_inputs, groups, ranking, batches, by_output=score is None)
     wanted = {group: _kept(group, fractions) for group in curves}
@@ -165,7 +171,7 @@ def _fractions(fractions: Sequence[float]) -> list[float]:
 
 
 def _name(group: ChannelGroup) -> str:
-    return " + ".join(group.layers)
+    return group.name
 
 
 def _kept(group: ChannelGroup, fractions: Sequence[float]) -> list[int]:

@@ -94,9 +94,9 @@ class _Planner:
             return count_costs(self.model, report.after, self.itemsize, self.budget.buffers)
 
         spent, refused = rehearse(self.model, self.inputs, pruned, look)
-        failed = [group for group in pruned if any(name in refused for name in group.layers)]
-        for group in failed:
-            self.leave_out([group], next(refused[name] for name in group.layers if name in refused))
+        failed = list(refused)
+        for group, reason in refused.items():
+            self.leave_out([group], reason)
         if self.stopwatch:
             spent["latency"] = self.stopwatch.ratio() if timed and not failed else 1.0
         return spent, not failed

@@ -54,10 +54,13 @@ def likeness(group: CutGroup, folded: Mapping[str, FoldedLayer]) -> Likeness:
     """
     layers = [folded[name] for name in group.group.layers]
     passing = [folded[name] for name in group.followers]
-    vectors = [torch.cat([_flat(layer) for layer in layers], dim=1)]
+    rows = [group.group.rows(name, _flat(folded[name])) for name in group.group.layers]
+    vectors = [torch.cat(rows, dim=1)]
     vectors += [_flat(layer)[channels] for layer, channels in zip(passing, group.followers.values(), strict=True)]
     norms = torch.stack([rows.norm(dim=1) for rows in vectors]).prod(dim=0)
-    biases = torch.stack([layer.bias.double().cpu() for layer in layers]).sum(dim=0)
+    of_layers = zip(group.group.layers, layers, strict=True)
+    biases = torch.cat([group.group.rows(name, layer.bias.double().cpu()[:, None]) for name, layer in of_layers], dim=1)
+    biases = biases.sum(dim=1)
     number = torch.arange(group.group.filters) // (group.group.filters // group.group.blocks)
     return Likeness(
         torch.stack([cosine_similarity(rows) for rows in vectors]),

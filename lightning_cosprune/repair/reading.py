@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from lightning_cosprune.network.channels import ChannelGraph, ChannelGroup
 from lightning_cosprune.network.computed import stored_weight
-from lightning_cosprune.network.layers import has_filters
 from lightning_cosprune.network.rectifiers import Sequel
 from lightning_cosprune.network.rows import num_positions, output_rows, set_weight_rows, weight_rows
 from lightning_cosprune.repair.kept import readers_of_removed
@@ -117,19 +116,17 @@ def cut_groups(dense: nn.Module, example_inputs: Any, kept: Mapping[str, Sequenc
     """
     graph = ChannelGraph(dense, example_inputs)
     found: list[CutGroup] = []
-    done: set[str] = set()
-    for name, module in dense.named_modules():
-        if not has_filters(module) or name in done:
+    for group in graph.groups():
+        gone = {name: set(range(group.width(name))).difference(kept[name]) for name in group.layers if name in kept}
+        removed = group.units_of(gone)
+        if not removed or any(set(group.filters_of(name, removed)) - gone.get(name, set()) for name in group.layers):
             continue
-        group = graph.group(name)
-        done |= set(group.layers)
-        left = list(kept.get(name, range(group.filters)))
-        removed = sorted(set(range(group.filters)).difference(left))
-        if not removed or any(list(kept[other]) != left for other in group.layers):
-            continue
-        outputs = graph.removal(name, range(group.filters)).outputs
+        left = [unit for unit in range(group.filters) if unit not in set(removed)]
+        outputs = graph.removal(group, range(group.filters)).outputs
         followers = {follower: torch.tensor(outputs[follower]) for follower in group.followers}
-        found.append(CutGroup(group, left, removed, graph.readers(name), followers))
+        if group.places and any(len(channels) != group.filters for channels in followers.values()):
+            continue
+        found.append(CutGroup(group, left, removed, graph.readers(group), followers))
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -125,7 +125,9 @@ def _carry_out(
                 f"`apply_plan(plan=...)`: expected weights that can be cut, found that of {refusal}. Leave the layers "
                 "out that feed it or are coupled to it, with `ignored_layers` of `plan_pruning`."
             ) from refusal
+    reasons_of_parts = {name: reason for name, reason in surgery.skipped.items() if name in surgery.removed}
     skipped = {**plan.skipped, **surgery.skipped}
+    skipped = {name: reason for name, reason in skipped.items() if name not in surgery.removed}
     for name in filters:
         if name not in surgery.removed and name not in skipped:
             follows = is_depthwise(modules[name])
@@ -143,6 +145,7 @@ def _carry_out(
         if name in surgery.removed
     )
     notes = {layer.name: note for layer in layers if (note := plan.notes.get(layer.name) or _off_block(layer, modules))}
+    notes |= {name: f"some of its filters stay: {reason}" for name, reason in reasons_of_parts.items()}
     # What weights are computed from was not there when the surgery counted.
     after = measure_complexity(model, example_inputs) if plain else surgery.after or before
     return PruningReport(before, after, layers, skipped, notes=notes, norms=surgery.norms)
@@ -213,6 +216,7 @@ class _Surgery:
         self._dense = Snapshot(model)
         self._graph = graph
         self._removals: dict[ChannelGroup, Removal] = {}
+        self._refused: set[ChannelGroup] = set()
         self._best: tuple[Snapshot, list[ChannelGroup], list[Replacement]] = (self._dense, [], [])
         self.removed: dict[str, list[int]] = {}
         self.skipped: dict[str, str] = {}
@@ -226,23 +230,18 @@ class _Surgery:
         Returns:
             Them, in the order of the plan; the others are in ``skipped`` now.
         """
-        groups: dict[str, ChannelGroup] = {}
+        groups: dict[ChannelGroup, None] = {}
         following: dict[str, set[int]] = {}
-        for name, idxs in self._plan.pruned.items():
-            if (
-                name in groups
-                or name in self._plan.skipped
-                or not idxs
-                or is_depthwise(self._model.get_submodule(name))
-            ):
+        for name, named in self._plan.pruned.items():
+            if name not in self._plan.skipped and named and not is_depthwise(self._model.get_submodule(name)):
+                groups.update(dict.fromkeys(self._graph.groups_of(name)))
+        for group in groups:
+            idxs = group.units_of(self._plan.pruned)
+            if not idxs:
                 continue
-            group = self._graph.group(name)
-            groups.update(dict.fromkeys(group.layers, group))
             try:
-                group.check(idxs)
-                if any(self._plan.pruned.get(other) != idxs for other in group.layers):
-                    raise RefusedError(f"coupled: the plan must name the same filters for {', '.join(group.layers)}")
-                removal = self._removals[group] = self._graph.removal(name, idxs)
+                self._check_named(group, idxs)
+                removal = self._removals[group] = self._graph.removal(group, idxs)
                 owners = {id(tensor) for tensor in removal.parameters}
                 for follower in group.followers:
                     following.setdefault(follower, set()).update(removal.outputs.get(follower, ()))
@@ -255,9 +254,20 @@ class _Surgery:
             except RefusedError as refusal:
                 self._refuse(group, str(refusal))
         self._check_depthwise(groups, following)
-        return [group for group in dict.fromkeys(groups.values()) if group.layers[0] not in self.skipped]
+        return [group for group in groups if group in self._removals and group not in self._refused]
 
-    def _check_depthwise(self, groups: Mapping[str, ChannelGroup], following: Mapping[str, set[int]]) -> None:
+    def _check_named(self, group: ChannelGroup, idxs: Sequence[int]) -> None:
+        """Refuse units of which the plan names some filters only."""
+        named = [self._plan.pruned.get(name, []) for name in group.layers]
+        if not group.places:
+            group.check(next(filter(None, named)))
+        for name, filters in zip(group.layers, named, strict=True):
+            own = set(group.filters_of(name, range(group.filters)))
+            if group.filters_of(name, idxs) != [one for one in filters if one in own]:
+                raise RefusedError(f"coupled: the plan must name the same filters for {', '.join(group.layers)}")
+        group.check(idxs)
+
+    def _check_depthwise(self, groups: Iterable[ChannelGroup], following: Mapping[str, set[int]]) -> None:
         """Refuse groups whose depthwise layers are to lose other filters by the plan than go with theirs."""
         for name, idxs in self._plan.pruned.items():
             if not idxs or name in self._plan.skipped or not is_depthwise(self._model.get_submodule(name)):
@@ -266,7 +276,7 @@ class _Surgery:
                 self.skipped.setdefault(name, "depthwise: the plan does not name the layer that feeds it")
             elif following[name] != set(idxs):
                 reason = f"the plan names other filters of {name}, which is depthwise, than go with those that feed it"
-                for group in {group for group in groups.values() if name in group.followers}:
+                for group in [group for group in groups if name in group.followers]:
                     self._refuse(group, reason)
 
     def remove(self, groups: Sequence[ChannelGroup]) -> None:
@@ -316,6 +326,7 @@ class _Surgery:
                     self.norms[name] = (*self.norms.get(name, ()), *group.layers)
 
     def _refuse(self, group: ChannelGroup, reason: str) -> None:
+        self._refused.add(group)
         self.skipped.update(dict.fromkeys((*group.layers, *group.followers), reason))
 
     def _cut(self, groups: Sequence[ChannelGroup]) -> None:

@@ -12,6 +12,7 @@ from zoo import SPECTROGRAM, Net, conv, conv_bn
 from zoo.case import pooled
 
 from lightning_cosprune import apply_plan, plan_pruning
+from lightning_cosprune.network import channels
 from lightning_cosprune.network.graph import DependencyGraph
 
 
@@ -78,7 +79,10 @@ def uneven() -> nn.Module:
     [(shuffle_net, {"stem.0", "last.0"}), (uneven, {"last.0"})],
     ids=["shuffle", "split"],
 )
-def test_a_step_that_fails_costs_the_layers_around_it(build: Any, pruned: set[str]) -> None:
+def test_a_step_that_fails_costs_the_layers_around_it(
+    build: Any, pruned: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channels, "find_origins", lambda *_: None)
     torch.manual_seed(0)
     model = build().eval()
     dense = copy.deepcopy(model)
@@ -91,11 +95,23 @@ def test_a_step_that_fails_costs_the_layers_around_it(build: Any, pruned: set[st
     assert_equals_masked_dense(dense, model, removed, SPECTROGRAM)
 
 
+@pytest.mark.parametrize(("build", "kept"), [(shuffle_net, set()), (uneven, {"first.0"})])
+def test_where_channels_come_from_is_known_beyond_such_a_step(build: Any, kept: set[str]) -> None:
+    torch.manual_seed(0)
+    model = build().eval()
+    dense = copy.deepcopy(model)
+    report = apply_plan(model, plan_pruning(model, SPECTROGRAM, pruning_ratio=0.5), SPECTROGRAM)
+    removed = {layer.name: list(layer.pruned_idxs) for layer in report.layers}
+    assert set(report.skipped) == {"head", *kept}
+    assert_equals_masked_dense(dense, model, removed, SPECTROGRAM)
+
+
 def test_whatever_fails_at_one_step_is_that_steps_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise KeyError("odd")
 
     monkeypatch.setattr(index_mapping, "update_concat_index_mapping", fail)
+    monkeypatch.setattr(channels, "find_origins", lambda *_: None)
     model = Net(
         lambda net, x: net.head(pooled(net.last(torch.cat([net.left(net.stem(x)), net.right(net.stem(x))], 1)))),
         stem=conv(1, 8),

@@ -41,6 +41,7 @@ def test_windows_of_a_transformer_do_not_keep_planning_from_its_end() -> None:
 
 def test_what_cannot_be_followed_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lightning_cosprune.network.reach._MOST", 100)
+    monkeypatch.setattr(channels, "find_origins", lambda *_: None)
     model = nn.Sequential(conv_bn(1, 8), conv_bn(8, 8), nn.Flatten(), nn.Linear(512, 5))
     plan = plan_pruning(model, SPECTROGRAM, pruning_ratio=0.5)
     assert list(plan.pruned) == ["0.0"]
@@ -91,11 +92,12 @@ def test_the_order_of_filters_is_kept_through_concatenation_and_flattening() -> 
         head=nn.Linear(12, 5),
     )
     graph = ChannelGraph(model, SPECTROGRAM)
-    assert graph.readers("two")["mix"].tolist() == [[2], [3], [4]]
-    assert graph.removal("two", [0, 2]).inputs == {"mix": [2, 4]}
-    assert graph.removal("two", [0, 2]).reached == {"mix": [2, 3, 4]}
-    assert graph.readers("mix")["head"].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
-    assert graph.removal("mix", [1]).inputs == {"head": [4, 5, 6, 7]}
+    ((two,), (mix,)) = graph.groups_of("two"), graph.groups_of("mix")
+    assert graph.readers(two)["mix"].tolist() == [[2], [3], [4]]
+    assert graph.removal(two, [0, 2]).inputs == {"mix": [2, 4]}
+    assert graph.removal(two, [0, 2]).reached == {"mix": [2, 3, 4]}
+    assert graph.readers(mix)["head"].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    assert graph.removal(mix, [1]).inputs == {"head": [4, 5, 6, 7]}
 
 
 def test_the_layers_that_a_layer_reads() -> None:

@@ -170,9 +170,13 @@ KINDS: dict[str, list[Kind]] = {
             {"before": 4, "part": 2, "after": 4},
         ),
     ],
-    "a layer whose output is split, chunked or gated by its other half": [
-        Kind(lambda: Net(lambda net, x: gated(x), 4), {"after": 4}, {"before": "it cannot be cut"}),
-        Kind(lambda: Net(lambda net, x: nn.functional.glu(x, 1), 4), {"after": 4}, {"before": "not understood"}),
+    "a layer whose output is split, chunked, shuffled or gated by its other half": [
+        Kind(lambda: Net(lambda net, x: gated(x), 4), {"before": 4, "after": 4}),
+        Kind(lambda: Net(lambda net, x: nn.functional.glu(x, 1), 4), {"before": 4, "after": 4}),
+        Kind(lambda: Net(lambda net, x: nn.functional.channel_shuffle(x, 2), 8), {"before": 4, "after": 4}),
+        Kind(lambda: Net(lambda net, x: x.split(x.shape[1] // 2, 1)[1], 4), {"before": 4, "after": 4}),
+    ],
+    "a layer whose output is divided at numbers that are written into the code": [
         Kind(lambda: Net(lambda net, x: x.split([4, 4], 1)[1], 4), {"after": 4}, {"before": ""}),
     ],
     "`BatchNorm`, `InstanceNorm`, `PReLU`, a parameter for each channel": [

@@ -7,6 +7,7 @@ import torch
 from asserts import outputs_of
 from torch import nn
 from zoo import SPECTROGRAM, Residual, conv_bn
+from zoo.vision import ResponseNorm
 
 from lightning_cosprune import sensitivity
 from lightning_cosprune.reports.sensitivity import plot_sensitivity
@@ -126,3 +127,22 @@ def test_the_figure_has_a_line_for_each_group():
 def test_wrong_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         sensitivity(network(), SPECTROGRAM, **options)
+
+
+def test_norms_of_ones_own_are_named():
+    torch.manual_seed(0)
+    model = nn.Sequential(conv_bn(1, 8), ResponseNorm(), conv_bn(8, 6), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    nn.init.ones_(model[1].gamma)
+    seen = []
+    found = sensitivity(
+        model.append(nn.Linear(6, 5)).eval(),
+        SPECTROGRAM,
+        criterion="cosine",
+        score=lambda one: seen.append(one[0][0].out_channels) or 0.0,
+        fractions=[0.5],
+        normalising=[ResponseNorm],
+    )
+    assert set(found.curves) == {"0.0", "2.0"}
+    assert 4 in seen
+    with pytest.raises(ValueError, match=r"`sensitivity\(normalising=\['grn'\]\)`|`plan_pruning\(normalising="):
+        sensitivity(model, SPECTROGRAM, criterion="cosine", normalising=["grn"])

@@ -124,7 +124,7 @@ def test_on_the_zoo_the_calibration_error_never_grows(case: Case) -> None:
         f"{name}.{key}" for name in repaired for key in ("weight", "bias")
     }
     if UNREACHED not in case.skipped.values():
-        assert_trains(model, case.inputs)
+        assert_trains(model, case.inputs, case.unread)
 
 
 @pytest.mark.parametrize("samples", [1, 2, 3, 4, 8])
@@ -668,7 +668,7 @@ def test_processes_that_share_the_data_end_with_the_same_bits(shares: tuple[int,
         assert one.error_before == pytest.approx(other.error_before, rel=0.1)  # other samples are held out together
 
 
-@pytest.mark.parametrize("case", PRUNED[::3], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [case for case in PRUNED if "noise" not in case.name][::3], ids=lambda case: case.name)
 def test_layer_by_layer_it_finds_what_one_pass_finds(case: Case) -> None:
     """Batches that cannot be put together are run anew for each layer."""
     batch = drawn(case.inputs, 12, 1)

@@ -73,7 +73,7 @@ class TestZoo:
             assert report.after.params < report.before.params
             assert report.after.macs < report.before.macs
         if not any(reason == UNREACHED for reason in case.skipped.values()):
-            assert_trains(model, case.inputs)
+            assert_trains(model, case.inputs, case.unread)
 
     def test_as_many_as_are_redundant_in_the_midst_of_training(self, case: Case) -> None:
         model = trained(case)

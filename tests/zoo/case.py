@@ -22,6 +22,7 @@ UNORDERED = "in which order its channels reach"
 FOLLOWS = "depthwise: it follows"
 FROZEN = "frozen"
 UNREACHED = "not reached by the example input's forward pass"
+UNREAD = "it runs, but nothing reads"
 UNEVEN = "cannot be removed evenly"
 SINGLE = "has one filter in each of its"
 SHARED = "first.weight is second.weight"
@@ -40,6 +41,7 @@ class Case:
         pruned: Layers that must lose half of their filters.
         skipped: Layers that must keep all -> words of the reason that must be given. Linear layers that are not in it
             must be skipped because nobody asked for them.
+        unread: Modules that run although nothing reads what they compute.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Case:
     inputs: Any
     pruned: tuple[str, ...] = ()
     skipped: Mapping[str, str] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
 
 
 class Net(nn.Module):
@@ -75,6 +78,11 @@ def conv_bn(channels: int, filters: int, groups: int = 1) -> nn.Sequential:
 
 def pooled(x: torch.Tensor) -> torch.Tensor:
     return x.mean(dim=(2, 3))
+
+
+def riffle(x: torch.Tensor) -> torch.Tensor:
+    """The same shuffle of two groups, by numbers of channels: where each comes from cannot be told from the call."""
+    return x[:, torch.arange(x.shape[1]).unflatten(0, (2, -1)).T.flatten()]
 
 
 def shuffle(x: torch.Tensor, groups: int) -> torch.Tensor:

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from zoo.case import (
-    GUARDED,
     PART,
     PASSED_ON,
     SINGLE,
@@ -295,8 +294,7 @@ VISION = [
             head=nn.Linear(8, 5),
         ),
         SPECTROGRAM,
-        ("mix.0",),
-        {"a.0": PART, "b.0": PART},
+        ("a.0", "b.0", "mix.0"),
     ),
     Case(
         "grouped transposed",
@@ -316,8 +314,7 @@ VISION = [
             head=nn.Linear(6, 5),
         ),
         SPECTROGRAM,
-        ("stem.0", "last.0"),
-        {"first.0": GUARDED, "second.0": GUARDED},
+        ("stem.0", "first.0", "second.0", "last.0"),
     ),
     Case(
         "channel shuffle",
@@ -328,7 +325,6 @@ VISION = [
             head=nn.Linear(8, 5),
         ),
         SPECTROGRAM,
-        ("conv2",),
-        {"conv1": GUARDED},
+        ("conv1", "conv2"),
     ),
 ]
