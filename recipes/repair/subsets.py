@@ -198,7 +198,7 @@ def study(dense: nn.Module, calibration: Sequence[Any], fold: int, parts: Sequen
     readers = {
         group: {
             name: channels
-            for name, channels in graph.readers(group.layers[0]).items()
+            for name, channels in graph.readers(group).items()
             if is_layer(dense.get_submodule(name))
         }
         for group in groups
