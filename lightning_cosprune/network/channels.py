@@ -33,7 +33,7 @@ from lightning_cosprune.network.graph import DependencyGraph
 from lightning_cosprune.network.groups import ChannelGroup, Removal
 from lightning_cosprune.network.layers import has_filters, is_depthwise, is_layer, num_filters
 from lightning_cosprune.network.norms import is_norm_over_channels
-from lightning_cosprune.network.origins import HELD, READ, WRITTEN, Place, find_origins
+from lightning_cosprune.network.origins import HELD, READ, WRITTEN, Place
 from lightning_cosprune.network.parts import Parts, Units
 from lightning_cosprune.network.pruners import (
     ConvPruner,
@@ -48,6 +48,7 @@ from lightning_cosprune.network.pruners import (
 )
 from lightning_cosprune.network.reach import Arrival, UnfollowedError, follow
 from lightning_cosprune.network.sizes import change_size
+from lightning_cosprune.network.watch import find_origins
 
 __all__ = ["ChannelGraph", "ChannelGroup", "CutError", "Removal", "channel_groups", "graph_of_groups"]
 

@@ -13,8 +13,8 @@ from zoo.parts import Ghost, PartialBlock, Scales, by_chunk, by_width, classifie
 
 from lightning_cosprune import PruningPlan, apply_plan, measure_complexity, plan_pruning
 from lightning_cosprune.network.channels import ChannelGraph, ChannelGroup
-from lightning_cosprune.network.origins import find_origins
 from lightning_cosprune.network.structure import describe_structure, restore_structure
+from lightning_cosprune.network.watch import find_origins
 
 
 def groups(model: nn.Module, name: str) -> tuple[ChannelGroup, ...]:
