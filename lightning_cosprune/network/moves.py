@@ -146,7 +146,7 @@ class Steps(Ledger):
             self._join(result, numbers)
             result = torch.where(result != 0, result, numbers)
         if result is None:
-            result = torch.zeros([1] * made.ndim, dtype=torch.float64)
+            result = torch.zeros([1] * made.ndim, dtype=torch.float64, device="cpu")
         if keep:
             self._set(made, result)
         return result
@@ -232,7 +232,10 @@ class Steps(Ledger):
     def _move(self, name: str, step: Any, args: Any, kwargs: Any, made: Any) -> None:
         if name == "cat":
             tensors, axis = args[0], (_argument(step, args, kwargs, "dim") or 0)
-            wide = [self._numbers.get(one, torch.zeros([1] * one.ndim, dtype=torch.float64)) for one in tensors]
+            wide = [
+                self._numbers.get(one, torch.zeros([1] * one.ndim, dtype=torch.float64, device="cpu"))
+                for one in tensors
+            ]
             axis %= made.ndim
             kept = [axis] + [other for other in range(made.ndim) if any(one.shape[other] > 1 for one in wide)]
             shapes = [[one.shape[a] if a in kept else 1 for a in range(made.ndim)] for one in tensors]
@@ -244,7 +247,9 @@ class Steps(Ledger):
             if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
                 return leaf
             numbers = self._numbers.get(leaf)
-            return (torch.zeros((), dtype=torch.float64) if numbers is None else numbers).expand(leaf.shape)
+            return (torch.zeros((), dtype=torch.float64, device="cpu") if numbers is None else numbers).expand(
+                leaf.shape
+            )
 
         if sum(leaf.numel() for leaf in tree_leaves(made)) > 16 * LARGEST:
             raise ValueError

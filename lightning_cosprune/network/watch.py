@@ -86,7 +86,10 @@ class _Watch(Steps):
             if id(tensor) not in self._of_layers and tensor.is_floating_point() and 1 < tensor.numel() <= LARGEST:
                 first = self._numbered((HELD, name), tensor.numel())
                 self._result.shapes[name] = tensor.shape
-                self._set(tensor, first + torch.arange(tensor.numel(), dtype=torch.float64).reshape(tensor.shape))
+                self._set(
+                    tensor,
+                    first + torch.arange(tensor.numel(), dtype=torch.float64, device="cpu").reshape(tensor.shape),
+                )
 
     def _mark(self, name: str, module: nn.Module) -> None:
         for key, value in list(vars(module).items()):
@@ -180,7 +183,9 @@ class _Watch(Steps):
         if numbers is None:
             return
         table = numbers.movedim(axis, 0).flatten(1) if numbers.ndim > 1 else numbers[:, None]
-        own = torch.arange(first, first + count, dtype=torch.float64)[:, None].expand(count, table.shape[1])
+        own = torch.arange(first, first + count, dtype=torch.float64, device="cpu")[:, None].expand(
+            count, table.shape[1]
+        )
         self._join(own, table.expand(count, -1))
 
 
@@ -236,4 +241,4 @@ def _told(value: int, module: str, attribute: str, entry: int | None) -> Told:
 def _along(first: int, count: int, ndim: int, axis: int) -> Tensor:
     shape = [1] * ndim
     shape[axis] = count
-    return torch.arange(first, first + count, dtype=torch.float64).reshape(shape)
+    return torch.arange(first, first + count, dtype=torch.float64, device="cpu").reshape(shape)

@@ -127,8 +127,8 @@ def sensitivity(
         normalising=normalising,
     )
     declared = declared_norms(model, normalising, "sensitivity")
-    groups = ChannelGraph(model, example_inputs, declared).groups([name for name, idxs in able.pruned.items() if idxs])
-    groups = [group for group in groups if group.refusal is None]
+    groups = ChannelGraph(model, example_inputs, declared).groups(able.pruned)
+    groups = [group for group in groups if group.units_of(able.pruned)]
     ranking = FilterRanking(modules, criterion, round_to={}, min_filters={}, seed=seed, vectors=None)
     curves = _curves(model, example_inputs, groups, ranking, batches, by_output=score is None)
     wanted = {group: _kept(group, fractions) for group in curves}

@@ -117,7 +117,8 @@ def test_taps_of_a_large_reader_count_as_positions(monkeypatch):
     monkeypatch.setattr("lightning_cosprune.calibration.readings._LARGEST", 10)
     covariances = input_covariances(model, data(), ["2"])
     assert covariances["2"][0].shape == (8, 8)
-    (reading,) = readings_of(model, ChannelGraph(model, SPECTROGRAM).readers("0"), covariances)
+    graph = ChannelGraph(model, SPECTROGRAM)
+    (reading,) = readings_of(model, graph.readers(*graph.groups_of("0")), covariances)
     assert reading.weight.shape == (8, 4 * 9)
     assert torch.equal(reading.weight.sum(), weight_rows(model[2]).sum()) or torch.allclose(
         reading.weight.sum(), weight_rows(model[2]).sum(), atol=1e-5
