@@ -197,9 +197,7 @@ def study(dense: nn.Module, calibration: Sequence[Any], fold: int, parts: Sequen
     groups = [group for group in channel_groups(dense, example) if group.refusal is None]
     readers = {
         group: {
-            name: channels
-            for name, channels in graph.readers(group).items()
-            if is_layer(dense.get_submodule(name))
+            name: channels for name, channels in graph.readers(group).items() if is_layer(dense.get_submodule(name))
         }
         for group in groups
     }
