@@ -1,6 +1,6 @@
 # Question: do networks that nobody here wrote come through, are they cut right, and at what price beside torch-pruning?
-# Command:  .venv/bin/python -m recipes.benchmarks.networks     (pip install torchvision timm; resumable; half an hour)
-# Measured: networks.md and networks.csv beside this file.
+# Command:  .venv/bin/python -m recipes.benchmarks.networks     (pip install torchvision timm; resumable; an hour)
+# Measured: README.md one folder up; it writes networks.csv and networks.md beside this file.
 """Take 0.3 of every convolution's filters from networks of torchvision and timm, and look at what is left.
 
 Each network is pruned in a process of its own, by this package and by torch-pruning alone: the same layers, as many
