@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_cosprune.arguments import whole_number
 from lightning_cosprune.ranking import similarity as similarities
 from lightning_cosprune.ranking.criteria import SCORES
 from lightning_cosprune.ranking.directions import in_full_precision, unit_rows
@@ -154,7 +155,7 @@ def rank_filters(
         Numbers of filters. Of the cosine criteria, the first are those that :func:`redundant_filters` finds.
 
     Raises:
-        TypeError: The criterion has no such option.
+        TypeError: The criterion has no such option, or ``removals`` is no whole number.
         ValueError: The criterion is unknown, an option is out of range, ``weight`` is refused as it is by
             :func:`filter_vectors`, or a callable does not return one finite score per filter.
 
@@ -163,6 +164,9 @@ def rank_filters(
         tensor([1, 2, 0])
     """
     check_criterion(criterion)
+    if removals is not None:
+        filters = len(coupled_layers(weight)[0])
+        removals = whole_number(removals, "`rank_filters(removals={})`", 0, filters)
     if callable(criterion):
         given = weight if isinstance(weight, Tensor) else filter_rows(weight)
         return _by_score(criterion(given, **options), len(coupled_layers(weight)[0]), criterion)[:removals]
