@@ -211,7 +211,7 @@ def plan_pruning(
             for name in group.layers:
                 pruned[name] = sorted({*pruned.get(name, ()), *group.filters_of(name, idxs)})
                 filters[name] = group.width(name)
-    norms = {norm for group in groups if _loses(group, pruned) for norm in group.norms}
+    norms = {norm for group in groups if group.units_of(pruned) for norm in group.norms}
     return PruningPlan(
         {name: pruned[name] for name in modules if name in pruned},
         {name: filters[name] for name in modules if name in filters},
@@ -219,10 +219,6 @@ def plan_pruning(
         notes,
         tuple(name for name, _ in model.named_modules() if name in norms),
     )
-
-
-def _loses(group: ChannelGroup, pruned: Mapping[str, Sequence[int]]) -> bool:
-    return bool(group.units_of(pruned))
 
 
 _UNFED = "depthwise: no layer with filters feeds it"

@@ -11,7 +11,7 @@ from lightning_cosprune.calibration.batches import as_batches, check_runs
 from lightning_cosprune.calibration.readings import input_covariances, readings_of
 from lightning_cosprune.network.channels import ChannelGroup, graph_of_groups
 from lightning_cosprune.network.layers import is_layer
-from lightning_cosprune.ranking.subset import rank_by_response
+from lightning_cosprune.ranking.subset import Reading, rank_by_response
 
 __all__ = ["ResponseRanking"]
 
@@ -55,5 +55,9 @@ class ResponseRanking:
         Returns:
             The first to go first; ``None`` where no layer that the data reach reads them.
         """
-        readings = readings_of(self._model, self._readers[group], self._covariances)
+        readings = self.readings(group)
         return rank_by_response(readings, group.filters, removals)[0] if readings else None
+
+    def readings(self, group: ChannelGroup) -> list[Reading]:
+        """What the layers that read the filters are given, of those that the data reach."""
+        return readings_of(self._model, self._readers[group], self._covariances)

@@ -135,7 +135,7 @@ def sensitivity(
     if score is None:
         kind = "similarity" if batches is None else "response"
         found = {
-            _name(group): {width: float(curve.errors[list(curve.widths).index(width)]) for width in wanted[group]}
+            group.name: {width: float(curve.errors[list(curve.widths).index(width)]) for width in wanted[group]}
             for group, curve in curves.items()
         }
         return Sensitivity(kind, 0.0, found)
@@ -153,7 +153,7 @@ def sensitivity(
                 refit_least_squares(pruned, model, batches, report=report)
             return float("nan") if not report.layers else float(score(pruned))
 
-        values.setdefault(_name(group), {})[width] = sheet.value(_name(group), width, scored)
+        values.setdefault(group.name, {})[width] = sheet.value(group.name, width, scored)
     return Sensitivity("score", dense, values)
 
 
@@ -168,10 +168,6 @@ def _fractions(fractions: Sequence[float]) -> list[float]:
             "Write a list of them, such as [0.25, 0.5]."
         )
     return found
-
-
-def _name(group: ChannelGroup) -> str:
-    return group.name
 
 
 def _kept(group: ChannelGroup, fractions: Sequence[float]) -> list[int]:

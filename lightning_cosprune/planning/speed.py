@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -29,11 +30,15 @@ from lightning_cosprune.planning.costs import CostModel
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-__all__ = ["Stopwatch", "TimeModel", "TimeTable", "table_file"]
+__all__ = ["Stopwatch", "TimeAim", "TimeModel", "TimeTable", "table_file"]
 
 _POINTS = 5
 _SECONDS = 0.03
 _SECONDS_WHOLE = 2.0
+_ATTEMPTS = 6
+_ENOUGH = 0.9
+"""A network that takes this part of the time that it may take is not looked at again."""
+
 _KINDS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
@@ -130,6 +135,33 @@ class Stopwatch:
             return time_interleaved(contenders, seconds=seconds)
         finally:
             before.restore()
+
+
+class TimeAim:
+    """What the layers, timed by themselves, may take together, so that the network takes as long as it may.
+
+    Args:
+        limit: The most that the network may take, as a part of the dense one's time.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self.limit = self.value = limit
+        self._met, self._missed = 0.0, math.inf
+        self._attempts = 0
+
+    def reached(self, measured: float) -> bool:
+        """Whether to stop at a network that was ``measured``; if not, the aim is another one from now on."""
+        self._attempts += 1
+        if math.isinf(self.limit) or _ENOUGH * self.limit <= measured <= self.limit or self._attempts == _ATTEMPTS:
+            return True
+        if measured > self.limit:
+            self._missed = self.value
+        else:
+            self._met = self.value
+        proposed = 0.98 * self.value * self.limit / measured
+        within = self._met < proposed < self._missed
+        self.value = proposed if within else math.sqrt(self._met * self._missed)
+        return False
 
 
 @dataclass

@@ -26,7 +26,7 @@ from lightning_cosprune.planning.curves import (
 from lightning_cosprune.planning.plan import PruningPlan
 from lightning_cosprune.planning.ranked import FilterRanking
 from lightning_cosprune.planning.rehearsal import as_plan, rehearse
-from lightning_cosprune.planning.speed import Stopwatch
+from lightning_cosprune.planning.speed import Stopwatch, TimeAim
 from lightning_cosprune.planning.widths import EVENNESS, Costs, choose_widths
 from lightning_cosprune.surgery.report import PruningReport
 
@@ -36,10 +36,6 @@ _KEPT = "the budget is met without it: the filters of other layers save more for
 _MET = "the network meets the budget as it is"
 UNREAD = "no convolution or linear layer that the calibration data reach reads its filters"
 _SINGLE = "too few filters to remove one"
-_ATTEMPTS = 6
-_ENOUGH = 0.9
-"""A network that takes this part of the time that it may take is not looked at again."""
-
 _SHOWN = {"macs": "MACs", "params": "parameters", "bytes": "bytes"}
 
 
@@ -194,7 +190,7 @@ def plan_within(
     planner.rehearse({group: _first(torch.arange(group.filters), group, group.blocks) for group in planner.groups})
     planner.check_feasible(planner.costs(), limits)
     planner.measure_curves(calibration)
-    aim = _Aim(limits.get("latency", math.inf))
+    aim = TimeAim(limits.get("latency", math.inf))
     met: dict[ChannelGroup, list[int]] | None = None
     while True:
         aims = limits | ({"latency": aim.value} if "latency" in limits else {})
@@ -219,7 +215,7 @@ def plan_within(
         if widths not in planner.timed:
             spent, whole = planner.rehearse(pruned, timed=True)
             if not whole:  # other groups, another search
-                met, aim = None, _Aim(aim.limit)
+                met, aim = None, TimeAim(aim.limit)
                 planner.timed.clear()
                 continue
             planner.timed[widths] = spent.pop("latency", 0.0)
@@ -236,33 +232,6 @@ def plan_within(
         raise planner.too_slow(aim.limit)
     planner.leave_out([group for group in planner.groups if group not in met], _KEPT)
     return replace(as_plan(met, planner.skipped), notes=planner.notes(met))
-
-
-class _Aim:
-    """What the layers, timed by themselves, may take together, so that the network takes as long as it may.
-
-    Args:
-        limit: The most that the network may take, as a part of the dense one's time.
-    """
-
-    def __init__(self, limit: float) -> None:
-        self.limit = self.value = limit
-        self._met, self._missed = 0.0, math.inf
-        self._attempts = 0
-
-    def reached(self, measured: float) -> bool:
-        """Whether to stop at a network that was ``measured``; if not, the aim is another one from now on."""
-        self._attempts += 1
-        if math.isinf(self.limit) or _ENOUGH * self.limit <= measured <= self.limit or self._attempts == _ATTEMPTS:
-            return True
-        if measured > self.limit:
-            self._missed = self.value
-        else:
-            self._met = self.value
-        proposed = 0.98 * self.value * self.limit / measured
-        within = self._met < proposed < self._missed
-        self.value = proposed if within else math.sqrt(self._met * self._missed)
-        return False
 
 
 def _in_words(cost: str, value: float) -> str:

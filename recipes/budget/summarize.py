@@ -90,10 +90,12 @@ def figure(cells: Sequence[Budgeted], network: str) -> Figure:
             for choice in CHOICES:
                 points = sorted(_points(cells, network, choice, price, gain))
                 if points:
-                    one.plot(*zip(*points, strict=True), "o-", markersize=3, color=COLOURS[choice], label=choice)
+                    # Of time there are points of every budget, between which no line leads.
+                    marks = "o" if price == "latency_ratio" else "o-"
+                    one.plot(*zip(*points, strict=True), marks, markersize=3, color=COLOURS[choice], label=choice)
             one.set_xlabel(below if row == len(GAINS) - 1 else "")
             one.set_ylabel(label if column == 0 else "")
-    axes[0, -1].legend(fontsize=8)  # time has points of every budget
+    axes[0, -1].legend(fontsize=8)  # all choices are there
     drawn.suptitle(f"{network}: widths within a budget, the same repair for all")
     return drawn
 

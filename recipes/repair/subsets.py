@@ -21,10 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_cosprune.calibration.readings import input_covariances, readings_of
 from lightning_cosprune.models import YAMNet
-from lightning_cosprune.network.channels import ChannelGraph, channel_groups
-from lightning_cosprune.network.layers import is_layer
+from lightning_cosprune.network.channels import channel_groups
+from lightning_cosprune.planning.response import ResponseRanking
 from lightning_cosprune.ranking.subset import RIDGE, Reading, rank_by_response
 from recipes.cells import write
 from recipes.repair.yamnet_esc10 import load_clips
@@ -169,11 +168,10 @@ def compare(readings: Sequence[Reading], filters: int, removed: int) -> dict[str
     found: dict[str, tuple[float, int, float]] = {}
     one_by_one = torch.ones(filters, dtype=torch.bool)
 
-    def note(search: str, make: Callable[[], tuple[Tensor, int]]) -> Tensor:
+    def note(search: str, make: Callable[[], tuple[Tensor, int]]) -> None:
         start = time.process_time()
         kept, count = make()
         found[search] = losses.of(kept), count, time.process_time() - start
-        return kept
 
     def eliminated() -> tuple[Tensor, int]:
         one_by_one[rank_by_response(readings, filters, removed)[0]] = False
@@ -193,19 +191,11 @@ def compare(readings: Sequence[Reading], filters: int, removed: int) -> dict[str
 def study(dense: nn.Module, calibration: Sequence[Any], fold: int, parts: Sequence[float]) -> list[Row]:
     """All layers of one network on one draw of clips."""
     example = torch.zeros(EXAMPLE)
-    graph = ChannelGraph(dense, example)
     groups = [group for group in channel_groups(dense, example) if group.refusal is None]
-    readers = {
-        group: {
-            name: channels for name, channels in graph.readers(group).items() if is_layer(dense.get_submodule(name))
-        }
-        for group in groups
-    }
-    names = {name for channels in readers.values() for name in channels}
-    covariances = input_covariances(dense, calibration, sorted(names))
+    responses = ResponseRanking(dense, example, groups, calibration)
     rows = []
     for group in groups:
-        if readings := readings_of(dense, readers[group], covariances):
+        if readings := responses.readings(group):
             for part in parts:
                 removed = int(part * group.filters)
                 for search, measured in compare(readings, group.filters, removed).items():

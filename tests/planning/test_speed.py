@@ -14,8 +14,7 @@ from lightning_cosprune.network.channels import channel_groups
 from lightning_cosprune.network.rollback import Snapshot
 from lightning_cosprune.planning import speed
 from lightning_cosprune.planning.costs import CostModel
-from lightning_cosprune.planning.speed import Stopwatch, TimeModel, TimeTable, table_file
-from lightning_cosprune.planning.within import _Aim
+from lightning_cosprune.planning.speed import Stopwatch, TimeAim, TimeModel, TimeTable, table_file
 
 
 @pytest.fixture(autouse=True)
@@ -218,7 +217,7 @@ def test_a_network_that_is_faster_than_it_must_be_gets_filters_back(monkeypatch)
 
 @pytest.mark.parametrize("speed_up", [0.3, 0.8, 1.0, 1.3, 3.0])
 def test_the_aim_settles_where_the_network_takes_what_it_may(speed_up):
-    aim = _Aim(0.6)
+    aim = TimeAim(0.6)
     values = [aim.value]
     while not aim.reached(min(1.0, values[-1] * speed_up)):
         values.append(aim.value)

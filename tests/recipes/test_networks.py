@@ -57,11 +57,12 @@ def test_rows_are_kept_and_make_a_table(tmp_path, monkeypatch):
 
     runs = tmp_path / "runs"
     write(runs / "chain_chain_75_lightning_cosprune.csv", networks.Row, [row("lightning_cosprune", 0.48, 1.0, 1e-15)])
-    write(runs / "chain_chain_75_torch-pruning.csv", networks.Row, [row("torch-pruning", 0.5, 0.5, 0.1)])
+    write(runs / "chain_chain_75_torch-pruning.csv", networks.Row, [row("torch-pruning", 0.5, 61.0, 0.1)])
     monkeypatch.setattr(networks, "measure", lambda *_: pytest.fail("measured again"))
     networks.main(["--networks", "chain:chain 75", "--runs", str(runs), "--out", str(tmp_path / "networks.csv")])
     assert len(read(tmp_path / "networks.csv", networks.Row)) == 2
     told = (tmp_path / "networks.md").read_text()
     assert "cut wrongly: 0 by lightning_cosprune, 1 by torch-pruning" in told
     assert "median 0.960, least 0.96" in told
-    assert "| chain:chain 75 | 1 M | 48.0% | 50.0% | 0.96 | 1.00 | 0.50 | 2.0 | 12 | 1e-15 | 1e-01 |" in told
+    assert "Over 60 s or 1536 MB: 0 by lightning_cosprune, 1 by torch-pruning." in told
+    assert "| chain:chain 75 | 1 M | 48.0% | 50.0% | 0.96 | 1.00 | 61.00 | 0.0 | 12 | 1e-15 | 1e-01 |" in told
