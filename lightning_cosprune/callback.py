@@ -199,6 +199,7 @@ class CosineFilterPruning(RecordingCallback):
         self.repairs: list[RepairReport] = []
         self._steps_done = 0
         self._dense_filters: dict[str, int] = {}
+        self._refused: dict[str, str] = {}
 
     def __repr__(self) -> str:
         return (
@@ -223,7 +224,7 @@ class CosineFilterPruning(RecordingCallback):
                 )
         if trainer.current_epoch == 0:
             # A new run, be it the second of this object; what a resumed one has done comes with its checkpoint, later.
-            self._steps_done, self._dense_filters = 0, {}
+            self._steps_done, self._dense_filters, self._refused = 0, {}, {}
             self._budget.load({})
             self.plans, self.reports, self.repairs = [], [], []
         last = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs - 1
@@ -356,6 +357,7 @@ class CosineFilterPruning(RecordingCallback):
                 f"{self!r} removed nothing at epoch {trainer.current_epoch}. Each layer's reason:{reasons}\nChange "
                 "`pruning_ratio`, `layers` or `ignored_layers`, or pass `allow_unpruned=True` to train on all the same."
             )
+        self._refused = dict(report.refused)
         self.plans.append(plan)
         self.reports.append(report)
         self.repairs += [repaired] if repaired else []
@@ -388,6 +390,7 @@ class CosineFilterPruning(RecordingCallback):
             min_filters=self.min_filters,
             normalising=self.normalising,
             strict=self.strict,
+            refused=self._refused,
             calibration=(
                 calibration_batches(trainer, self.calibration, "CosineFilterPruning")
                 if self.criterion == "response" or (self._budget and self.repair == "least_squares")
@@ -457,6 +460,7 @@ class CosineFilterPruning(RecordingCallback):
             "dense_filters": dict(self._dense_filters),
             "dense_costs": dict(self._budget.dense),
             "plans": [plan.to_dict() for plan in self.plans],
+            "refused": dict(self._refused),
             "at_epoch": list(self._schedule.epochs),
         }
 
@@ -466,6 +470,7 @@ class CosineFilterPruning(RecordingCallback):
         self._dense_filters = dict(state_dict["dense_filters"])
         self._budget.load(state_dict.get("dense_costs", {}))
         self.plans = [PruningPlan.from_dict(plan) for plan in state_dict["plans"]]
+        self._refused = dict(state_dict.get("refused", {}))
         before = tuple(state_dict.get("at_epoch", self._schedule.epochs))
         further = len(self._schedule.epochs) > max(self._steps_done, len(before))
         if further and self.pruning_ratio != "redundant" and not self._budget:

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from lightning_cosprune import CosineFilterPruning, load_pruned, measure_complexity
 from lightning_cosprune import callback as callback_file
 from lightning_cosprune.network.layers import prunable_layers
+from lightning_cosprune.surgery.trial import Trial
 
 
 def filters(module: nn.Module) -> dict[str, int]:
@@ -74,6 +75,30 @@ def test_several_epochs_reach_the_ratio_in_equal_steps(tmp_path: Path) -> None:
     # 30 % of 32 filters is 9.6: 3.2, 6.4 and 9.6 of them are gone after each step, rounded down.
     assert [step["blocks.1.conv1"] for step in steps] == [29, 26, 23]
     assert filters(module)["blocks.0.conv1"] == 16
+
+
+class Entangled(UsersModule):
+    """One filter of a layer moves all its others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem.register_forward_hook(lambda _, __, output: output - output.mean(dim=1, keepdim=True))
+
+
+def test_what_a_trial_refused_is_not_tried_at_the_next_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+    own = Trial.check
+    module, callback = Entangled(), CosineFilterPruning(0.5, at_epoch=[0, 1, 2])
+    monkeypatch.setattr(Trial, "check", lambda *args: tried.append(len(callback.reports)) or own(*args))
+    fit(module, callback, tmp_path, max_epochs=3)
+    first, *others = (dict(report.refused) for report in callback.reports)
+    assert "stem" in first
+    assert others == [first, first]
+    assert callback.state_dict()["refused"] == first
+    assert filters(module)["stem"] == 16
+    assert filters(module)["blocks.1.conv1"] == 16
+    assert tried.count(0) > 1
+    assert tried.count(1) == tried.count(2) == 1
 
 
 def test_redundant_in_steps_repeats_the_rule(tmp_path: Path) -> None:

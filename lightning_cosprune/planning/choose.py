@@ -21,6 +21,7 @@ from lightning_cosprune.planning.ratios import (
     PruningRatio,
     check_counts,
     check_ratio,
+    check_refused,
     match_layers,
     resolve_counts,
     resolve_ratios,
@@ -58,6 +59,7 @@ def plan_pruning(
     deployed_as: str | None = None,
     normalising: Normalising = (),
     strict: bool = False,
+    refused: Mapping[str, str] | None = None,
 ) -> PruningPlan:
     """Choose the filters to remove from each layer of ``model``; nothing is changed.
 
@@ -109,14 +111,17 @@ def plan_pruning(
             fewer channels once filters in front of them are gone; the plan's ``norms`` name them all.
         strict: Keep all filters in front of norms over channels, PyTorch's own included, which without the removed
             channels give the others another scale.
+        refused: Layer name -> why it cannot be cut, :attr:`PruningReport.refused` of an earlier prune of this network:
+            these keep all filters without being tried again.
 
     Returns:
         The filters to remove, and every layer that keeps all of its filters with the reason.
 
     Raises:
-        ValueError: An argument is out of range, a pattern matches no layer or norm, there is no convolution, a weight
-            is not finite, ``vectors`` lack a layer, do not fit it or have no meaning for the criterion, ``"response"``
-            has no ``calibration``, or the limits cannot be met; then with the smallest that can be reached.
+        ValueError: An argument is out of range, a pattern or a name matches no layer or norm, there is no convolution,
+            a weight is not finite, ``vectors`` lack a layer, do not fit it or have no meaning for the criterion,
+            ``"response"`` has no ``calibration``, or the limits cannot be met; then with the smallest that can be
+            reached.
 
     Source: Singh and Plumbley, INTERSPEECH 2022, section 2 (``"cosine"`` with ``"redundant"``).
     """
@@ -167,12 +172,17 @@ def plan_pruning(
         )
     ratios = resolve_ratios(modules, pruning_ratio, layers)
     ignored = match_layers("ignored_layers", ignored_layers, modules)
+    impossible = check_refused(refused, modules)
 
     pruned: dict[str, list[int]] = {}
     filters: dict[str, int] = {}
     notes: dict[str, str] = {}
     # Only what may lose filters is followed through the network: other parts may be of a kind that takes long.
-    alone = {name: _reason_to_keep(name, ratios, ignored, modules) for name in modules if has_filters(modules[name])}
+    alone = {
+        name: _reason_to_keep(name, ratios, ignored, modules) or impossible.get(name)
+        for name in modules
+        if has_filters(modules[name])
+    }
     graph = ChannelGraph(model, example_inputs, declared, strict)
     groups = graph.groups([name for name, reason in alone.items() if reason is None])
     followed = {name for group in groups for name in (*group.layers, *group.followers)}
@@ -182,7 +192,7 @@ def plan_pruning(
             sources = graph.feeders(name)
             skipped[name] = f"depthwise: it follows {sources[0]}, which keeps its filters" if sources else _UNFED
     requests = {group: [ratios[name] for name in group.layers if name in ratios] for group in groups}
-    reasons = {group: _reason_to_skip(group, ignored, modules) for group in groups}
+    reasons = {group: _reason_to_skip(group, ignored, impossible, modules) for group in groups}
     ranking = FilterRanking(
         modules,
         criterion,
@@ -199,6 +209,7 @@ def plan_pruning(
         found = plan_within(model, example_inputs, limits, asked_for, ranking, calibration, skipped, latency_on)
         pruned, filters, skipped = dict(found.pruned), dict(found.filters), dict(found.skipped)
         notes = dict(found.notes)
+        impossible |= {name: skipped[name] for name in found.refused}
     else:
         responses = None
         if calibration is not None:
@@ -212,12 +223,14 @@ def plan_pruning(
                 pruned[name] = sorted({*pruned.get(name, ()), *group.filters_of(name, idxs)})
                 filters[name] = group.width(name)
     norms = {norm for group in groups if group.units_of(pruned) for norm in group.norms}
+    skipped = {name: skipped[name] for name in modules if name in skipped and not pruned.get(name)}
     return PruningPlan(
         {name: pruned[name] for name in modules if name in pruned},
         {name: filters[name] for name in modules if name in filters},
-        {name: skipped[name] for name in modules if name in skipped and not pruned.get(name)},
+        skipped,
         notes,
         tuple(name for name, _ in model.named_modules() if name in norms),
+        tuple(name for name in skipped if name in impossible),
     )
 
 
@@ -236,13 +249,15 @@ def _reason_to_keep(
     return _FROZEN if _is_frozen(modules[name]) else None
 
 
-def _reason_to_skip(group: ChannelGroup, ignored: set[str], modules: Mapping[str, nn.Module]) -> str | None:
+def _reason_to_skip(
+    group: ChannelGroup, ignored: set[str], refused: Mapping[str, str], modules: Mapping[str, nn.Module]
+) -> str | None:
     others = [name for name in group.layers if name in ignored]
     if others:
         return f"coupled to {', '.join(others)}, which is ignored"
     if any(_is_frozen(modules[name]) for name in group.layers):
         return _FROZEN
-    return group.refusal
+    return group.refusal or next((refused[name] for name in group.layers if name in refused), None)
 
 
 def _is_frozen(layer: nn.Module) -> bool:

@@ -23,9 +23,10 @@ class PruningPlan:
         skipped: Layer name -> why it keeps all its filters.
         notes: Layer name -> what else is to be known of its width, such as that it was chosen for speed.
         norms: Names of the norms over channels that range over fewer of them once the filters are gone.
+        refused: Names of those in ``skipped`` that keep all because a trial showed that they cannot be cut.
 
     Raises:
-        TypeError: A number of a filter, or of filters, is no whole number, or ``norms`` are no names.
+        TypeError: A number of a filter, or of filters, is no whole number, or ``norms`` or ``refused`` are no names.
         ValueError: A filter number is repeated or outside the layer, or none would be left.
     """
 
@@ -34,6 +35,7 @@ class PruningPlan:
     skipped: Mapping[str, str] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
     norms: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for parameter in ("pruned", "filters", "skipped", "notes"):
@@ -43,15 +45,17 @@ class PruningPlan:
                     f"`PruningPlan({parameter}=...)`: expected a mapping from layer name, found a "
                     f"{type(value).__name__}. Write a dict, such as {{'stem': ...}}."
                 )
-        if (
-            isinstance(self.norms, str)
-            or not isinstance(self.norms, Sequence)
-            or not all(isinstance(name, str) for name in self.norms)
-        ):
-            raise TypeError(
-                f"`PruningPlan(norms={self.norms!r:.60})`: expected names of modules, found a "
-                f"{type(self.norms).__name__}. Write such as ('blocks.0.norm',), and () for none."
-            )
+        for parameter in ("norms", "refused"):
+            names = getattr(self, parameter)
+            if (
+                isinstance(names, str)
+                or not isinstance(names, Sequence)
+                or not all(isinstance(name, str) for name in names)
+            ):
+                raise TypeError(
+                    f"`PruningPlan({parameter}={names!r:.60})`: expected names of modules, found a "
+                    f"{type(names).__name__}. Write such as ('blocks.0.norm',), and () for none."
+                )
         pruned = {name: _whole(f"pruned[{name!r}]", idxs) for name, idxs in self.pruned.items()}
         filters_of = {name: _whole(f"filters[{name!r}]", [filters])[0] for name, filters in self.filters.items()}
         for name, idxs in pruned.items():
@@ -77,10 +81,12 @@ class PruningPlan:
         object.__setattr__(self, "skipped", MappingProxyType(dict(self.skipped)))
         object.__setattr__(self, "notes", MappingProxyType(dict(self.notes)))
         object.__setattr__(self, "norms", tuple(self.norms))
+        object.__setattr__(self, "refused", tuple(self.refused))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Sealed mappings cannot be pickled; a copy is checked and sealed anew.
-        return type(self), (dict(self.pruned), dict(self.filters), dict(self.skipped), dict(self.notes), self.norms)
+        sealed = (dict(getattr(self, name)) for name in ("pruned", "filters", "skipped", "notes"))
+        return type(self), (*sealed, self.norms, self.refused)
 
     def __repr__(self) -> str:
         counts = {name: (len(idxs), self.filters[name]) for name, idxs in self.pruned.items() if idxs}
@@ -112,6 +118,7 @@ class PruningPlan:
             "skipped": dict(self.skipped),
             "notes": dict(self.notes),
             "norms": list(self.norms),
+            "refused": list(self.refused),
         }
 
     @classmethod
@@ -131,7 +138,7 @@ class PruningPlan:
                 "`PruningPlan.from_dict(plan=...)`: expected the keys version (1), pruned, filters and skipped, found "
                 f"{dict(plan)!r:.200}. Write plans with `PruningPlan.to_dict` or `PruningPlan.to_json`."
             )
-        known = {name: plan[name] for name in ("notes", "norms") if name in plan}
+        known = {name: plan[name] for name in ("notes", "norms", "refused") if name in plan}
         return cls(pruned=plan["pruned"], filters=plan["filters"], skipped=plan["skipped"], **known)
 
     def to_json(self) -> str:

@@ -17,6 +17,7 @@ __all__ = [
     "check_counts",
     "check_patterns",
     "check_ratio",
+    "check_refused",
     "match_layers",
     "resolve_counts",
     "resolve_ratios",
@@ -155,6 +156,32 @@ def match_layers(parameter: str, patterns: Sequence[str | nn.Module], modules: M
             )
         matched |= found
     return matched
+
+
+def check_refused(refused: Any, modules: Mapping[str, nn.Module]) -> dict[str, str]:
+    """Refuse what is no mapping from layers of the model to reasons.
+
+    Raises:
+        TypeError: It is no mapping of strings.
+        ValueError: A name is that of no layer.
+
+    Returns:
+        A copy; empty for ``None``.
+    """
+    refused = {} if refused is None else refused
+    if not isinstance(refused, Mapping) or not all(isinstance(text, str) for pair in refused.items() for text in pair):
+        raise TypeError(
+            f"`plan_pruning(refused={refused!r:.60})`: expected a mapping from layer name to reason, found a "
+            f"{type(refused).__name__}. Pass `report.refused` of an earlier prune; layers of your own choice go into "
+            "`ignored_layers`."
+        )
+    unknown = next((name for name in refused if name not in modules), None)
+    if unknown is not None:
+        raise ValueError(
+            f"`plan_pruning(refused={{{unknown!r}: ...}})`: expected names of layers of the model, found one that is "
+            "none. Pass the report of a prune of this very model."
+        )
+    return dict(refused)
 
 
 def check_patterns(parameter: str, patterns: Any) -> None:

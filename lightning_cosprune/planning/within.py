@@ -62,6 +62,7 @@ class _Planner:
         self.itemsize = DTYPES[budget.deployed_as] if budget.deployed_as else None
         self.groups = list(groups)
         self.skipped = dict(skipped)
+        self.refused: dict[str, None] = {}
         self.curves: dict[ChannelGroup, ErrorCurve] = {}
         self.limits: dict[str, float] = {}
         self.timed: dict[tuple[int, ...], float] = {}
@@ -93,6 +94,7 @@ class _Planner:
         failed = list(refused)
         for group, reason in refused.items():
             self.leave_out([group], reason)
+            self.refused.update(dict.fromkeys(group.layers))
         if self.stopwatch:
             spent["latency"] = self.stopwatch.ratio() if timed and not failed else 1.0
         return spent, not failed
@@ -231,7 +233,9 @@ def plan_within(
     if met is None:
         raise planner.too_slow(aim.limit)
     planner.leave_out([group for group in planner.groups if group not in met], _KEPT)
-    return replace(as_plan(met, planner.skipped), notes=planner.notes(met))
+    plan = as_plan(met, planner.skipped)
+    refused = tuple(name for name in planner.refused if name in plan.skipped)
+    return replace(plan, notes=planner.notes(met), refused=refused)
 
 
 def _in_words(cost: str, value: float) -> str:

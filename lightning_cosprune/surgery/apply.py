@@ -148,7 +148,8 @@ def _carry_out(
     notes |= {name: f"some of its filters stay: {reason}" for name, reason in reasons_of_parts.items()}
     # What weights are computed from was not there when the surgery counted.
     after = measure_complexity(model, example_inputs) if plain else surgery.after or before
-    return PruningReport(before, after, layers, skipped, notes=notes, norms=surgery.norms)
+    refused = {name: reason for name, reason in skipped.items() if name in surgery.refused or name in plan.refused}
+    return PruningReport(before, after, layers, skipped, notes=notes, norms=surgery.norms, refused=refused)
 
 
 def _layer_report(name: str, before: int, after: int, removed: list[int], vectors: Tensor | None) -> LayerReport:
@@ -203,6 +204,7 @@ class _Surgery:
     Attributes:
         removed: Layer name -> filters that were removed, those of depthwise layers included.
         skipped: Layer name -> why it could not be cut.
+        refused: Those of them of which a trial showed it.
         norms: Norm over channels that ranges over fewer -> the layers that made those that went.
         replacements: The parameters that were replaced, in the order of their replacement.
         after: What the network costs then; ``None`` where nothing was cut.
@@ -220,6 +222,7 @@ class _Surgery:
         self._best: tuple[Snapshot, list[ChannelGroup], list[Replacement]] = (self._dense, [], [])
         self.removed: dict[str, list[int]] = {}
         self.skipped: dict[str, str] = {}
+        self.refused: set[str] = set()
         self.norms: dict[str, tuple[str, ...]] = {}
         self.replacements: list[Replacement] = []
         self.after: Complexity | None = None
@@ -307,6 +310,7 @@ class _Surgery:
                     doubtful.update(dict.fromkeys(suspects or part))
             for group, reason in blamed.items():
                 self._refuse(group, reason)
+                self.refused.update(group.layers)
             left = [group for group in part if group not in blamed]
             if blamed or len(doubtful) == len(left):
                 suspicious = [] if blamed else left[len(left) // 2 :]

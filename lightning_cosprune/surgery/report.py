@@ -52,6 +52,8 @@ class PruningReport:
         notes: Layer name -> what else is to be known of its width.
         norms: Norm over channels that now ranges over fewer of them, so that the kept channels behind it are not
             exactly what they were -> the layers that made those that went.
+        refused: Of ``skipped`` those that cannot be cut as a trial showed, now or when the plan was made; as they are
+            they are what :func:`plan_pruning` takes, which then does not try them again.
     """
 
     before: Complexity
@@ -61,15 +63,17 @@ class PruningReport:
     epoch: int | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
     norms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "skipped", MappingProxyType(dict(self.skipped)))
         object.__setattr__(self, "notes", MappingProxyType(dict(self.notes)))
         object.__setattr__(self, "norms", MappingProxyType(dict(self.norms)))
+        object.__setattr__(self, "refused", MappingProxyType(dict(self.refused)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A sealed mapping cannot be pickled; a copy is sealed anew.
-        sealed = dict(self.skipped), self.epoch, dict(self.notes), dict(self.norms)
+        sealed = dict(self.skipped), self.epoch, dict(self.notes), dict(self.norms), dict(self.refused)
         return type(self), (self.before, self.after, self.layers, *sealed)
 
     def __str__(self) -> str:

@@ -53,6 +53,32 @@ def test_a_failed_trial_names_all_that_are_at_fault(wrong: tuple[int, ...], tria
     assert len(trials) <= (3 if wrong else 1)  # small differences are looked at once the large ones are gone
 
 
+@pytest.mark.parametrize("limits", [{"pruning_ratio": 0.25}, {"max_params": 0.8}])
+def test_refusals_are_remembered_from_prune_to_prune(limits: dict[str, float], trials: list[int]) -> None:
+    torch.manual_seed(0)
+    blocks = [Normalised(16, 16) if number in (0, 3) else conv_bn(16, 16) for number in range(6)]
+    model = nn.Sequential(conv_bn(1, 16), *blocks, conv(16, 6), nn.Flatten(), nn.Linear(384, 5))
+    first = apply_plan(model, plan_pruning(model, SPECTROGRAM, **limits), SPECTROGRAM)
+    assert set(first.refused) == {"1.conv", "4.conv"}
+    assert all(first.skipped[name] == reason for name, reason in first.refused.items())
+    trials.clear()
+    plan = plan_pruning(model, SPECTROGRAM, **limits, refused=first.refused)
+    assert PruningPlan.from_json(plan.to_json()) == plan
+    assert set(plan.refused) == set(first.refused)
+    second = apply_plan(model, plan, SPECTROGRAM)
+    assert second.refused == first.refused
+    assert second.layers
+    assert len(trials) == (1 if "pruning_ratio" in limits else 3)  # two of them rehearsals
+
+
+def test_names_that_were_never_refused() -> None:
+    model = nn.Sequential(conv_bn(1, 8), conv(8, 6), nn.Flatten(), nn.Linear(384, 5))
+    with pytest.raises(ValueError, match="expected names of layers of the model, found one that is none"):
+        plan_pruning(model, SPECTROGRAM, refused={"9": "as it was"})
+    with pytest.raises(TypeError, match=r"report\.refused"):
+        plan_pruning(model, SPECTROGRAM, refused=["0.conv"])  # type: ignore[arg-type]
+
+
 def test_a_layer_that_is_given_channels_of_another_place_is_told_from_those_before_it(
     trials: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
