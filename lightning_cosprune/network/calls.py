@@ -21,6 +21,7 @@ class Calls:
 
     def __init__(self) -> None:
         self._layers: dict[nn.Module, set[Node]] = {}
+        self._seen: dict[nn.Module, bool] = {}
         self._sealed: dict[nn.Module, set[Node]] = {}
 
     def listen(self, model: nn.Module) -> None:
@@ -37,13 +38,19 @@ class Calls:
     @property
     def layers(self) -> list[nn.Module]:
         """Convolutions and linear layers, in the order of their first calls."""
-        return list(self._layers)
+        return list(self._seen)
+
+    def settle(self) -> None:
+        """Let go of autograd's graph where it is not needed any more."""
+        self._seen = {layer: bool(nodes) for layer, nodes in self._layers.items()}
+        if not self._sealed:
+            self._layers.clear()
 
     def why_untraced(self, layer: nn.Module) -> str:
         """Why no output of the network is known to depend on ``layer``."""
-        if layer in self._layers and not self._layers[layer]:
+        if self._seen.get(layer) is False:
             return "called without gradients, as under `torch.no_grad()`, so that who reads it cannot be told"
-        if layer in self._layers:
+        if layer in self._seen:
             return "it runs, but nothing reads what it computes"
         return "not reached by the example input's forward pass"
 

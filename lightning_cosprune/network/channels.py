@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import math
-import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,39 +12,18 @@ import numpy as np
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 from tqdm.auto import tqdm
 
-from lightning_cosprune.network.calls import Calls
 from lightning_cosprune.network.computed import computed_weight, is_computed, plain_weights
-from lightning_cosprune.network.forward import (
-    call,
-    evaluating,
-    float_tensors,
-    forward_failed,
-    outside_inference_mode,
-    same_random_state,
-    unchanged,
-)
-from lightning_cosprune.network.graph import DependencyGraph
 from lightning_cosprune.network.groups import ChannelGroup, Removal
 from lightning_cosprune.network.layers import has_filters, is_depthwise, is_layer, num_filters
 from lightning_cosprune.network.norms import is_norm_over_channels
 from lightning_cosprune.network.origins import HELD, READ, WRITTEN, Place
 from lightning_cosprune.network.parts import Parts, Units
-from lightning_cosprune.network.pruners import (
-    ConvPruner,
-    InstanceNormPruner,
-    NormPruner,
-    RecurrentPruner,
-    RefusedError,
-    Replacement,
-    as_one_node,
-    as_one_step,
-    careful_slicing,
-)
+from lightning_cosprune.network.pruners import RefusedError, Replacement, careful_slicing
 from lightning_cosprune.network.reach import Arrival, UnfollowedError, follow
 from lightning_cosprune.network.sizes import change_size
+from lightning_cosprune.network.trace import trace
 from lightning_cosprune.network.watch import find_origins
 
 __all__ = ["ChannelGraph", "ChannelGroup", "CutError", "Removal", "channel_groups", "graph_of_groups"]
@@ -112,7 +88,7 @@ class ChannelGraph:
             name for name, module in self._modules.items() if name in declared or is_norm_over_channels(module)
         )
         with plain_weights(model):
-            self._graph, self._calls = _trace(model, example_inputs, {type(module) for module in declared.values()})
+            self._graph, self._calls = trace(model, example_inputs, {type(module) for module in declared.values()})
             self._origins = find_origins(model, example_inputs, self.norms)
         layers = [name for name, module in self._modules.items() if has_filters(module)]
         self._parts = None if self._origins is None else Parts(self._origins, layers)
@@ -523,9 +499,7 @@ class ChannelGraph:
             return _UNFOLLOWED
         before, after = (self._nearest(error.node, way) for way in ("inputs", "outputs"))
         around = [f"{word} {name}" for word, name in (("behind", before), ("before", after)) if name is not None]
-        step = (
-            getattr(error.node.grad_fn, "name", lambda: "an operation")().rstrip("0123456789").removesuffix("Backward")
-        )
+        step = (error.node.grad_fn or "an operation").rstrip("0123456789").removesuffix("Backward")
         return f"its channels meet a step ({step}) {' and '.join(around)} that cannot be followed: {error}"
 
     def _nearest(self, node: Any, way: str) -> str | None:
@@ -608,89 +582,3 @@ def _blocks_of_norm(norm: nn.GroupNorm, channels: np.ndarray, owners: np.ndarray
     if len(channels) != filters or len(starts) != 1:
         return None
     return None if int(starts[0]) % size or filters % size else filters // size
-
-
-# Tracing
-
-
-def _trace(model: nn.Module, example_inputs: Any, norms: set[type[nn.Module]]) -> tuple[DependencyGraph, Calls]:
-    """Record which layer reads which in one forward pass; the model is left as it was found.
-
-    Every floating-point parameter requires grad meanwhile: Torch-Pruning follows autograd's graph, which has no edges
-    through frozen layers.
-
-    Returns:
-        Torch-Pruning's graph of the layers, and what was called.
-
-    Raises:
-        ValueError: The forward pass fails.
-    """
-    frozen = [
-        parameter for parameter in model.parameters() if not parameter.requires_grad and parameter.is_floating_point()
-    ]
-    recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
-    graph = DependencyGraph()
-    graph.register(tp.ops.OPTYPE.CONV, ConvPruner())
-    graph.register(tp.ops.OPTYPE.LN, NormPruner())
-    pruners: dict[type[nn.Module], Any] = {type(layer): RecurrentPruner() for layer in recurrent}
-    pruners |= {
-        type(module): InstanceNormPruner()
-        for module in model.modules()
-        if isinstance(module, nn.modules.instancenorm._InstanceNorm)
-    }
-    norms = norms | {type(part) for part in model.modules() if isinstance(part, (nn.RMSNorm, nn.LocalResponseNorm))}
-    pruners |= dict.fromkeys(norms, NormPruner())
-    opaque = [module for module in model.modules() if type(module) in norms]
-    calls = Calls()
-    arguments = example_inputs if isinstance(example_inputs, (Mapping, Sequence)) else (example_inputs,)
-    try:
-        with (
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            same_random_state(),
-            unchanged(model),
-            evaluating(model),
-            _quiet(),
-        ):
-            for parameter in frozen:
-                parameter.requires_grad_(True)
-            calls.listen(model)
-            for layer in recurrent:
-                layer.forward = functools.partial(as_one_node, layer.forward)
-            for norm in opaque:
-                norm.forward = functools.partial(as_one_step, norm.forward)
-            graph.build(
-                model,
-                tree_map(outside_inference_mode, arguments),
-                lambda module, inputs: float_tensors(call(module, inputs)),
-                pruners,
-            )
-    except Exception as error:
-        if _runs(model, example_inputs):
-            raise ValueError(
-                f"{type(model).__name__} runs, but which layer reads which cannot be followed: {type(error).__name__}: "
-                f"{error}. Prune the parts of it for which that is not so, each by itself."
-            ) from error
-        raise forward_failed(model, error) from error
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-    return graph, calls
-
-
-def _runs(model: nn.Module, example_inputs: Any) -> bool:
-    """Whether the forward pass alone is no cause of an error."""
-    try:
-        with torch.no_grad(), same_random_state(), unchanged(model), evaluating(model):
-            float_tensors(call(model, example_inputs))
-    except Exception:  # of the user's code
-        return False
-    return True
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Torch-Pruning's notes on operations it has no rule for: where it guesses wrong, the trial fails."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="torch_pruning")
-        yield

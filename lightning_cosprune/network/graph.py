@@ -69,3 +69,11 @@ class DependencyGraph(tp.DependencyGraph):  # type: ignore[misc]
                     self.troubles[node] = f"{type(error).__name__}: {error}"
         finally:
             self.module2node = nodes
+
+    def settle(self) -> None:
+        """Let go of autograd's graph, and with it of all that the pass computed; steps keep their names."""
+        for node in self.module2node.values():
+            name = getattr(node.grad_fn, "name", None)
+            node.grad_fn = None if name is None else name()
+            if isinstance(node.module, tp.ops._SliceOp):
+                node.module.grad_fn = None
