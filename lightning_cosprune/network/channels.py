@@ -7,11 +7,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
 from tqdm.auto import tqdm
 
 from lightning_cosprune.network.computed import computed_weight, is_computed, plain_weights
@@ -26,7 +28,7 @@ from lightning_cosprune.network.sizes import change_size
 from lightning_cosprune.network.trace import trace
 from lightning_cosprune.network.watch import find_origins
 
-__all__ = ["ChannelGraph", "ChannelGroup", "CutError", "Removal", "channel_groups", "graph_of_groups"]
+__all__ = ["ChannelGraph", "ChannelGroup", "CutError", "Removal", "channel_graph", "channel_groups", "graph_of_groups"]
 
 
 def channel_groups(model: nn.Module, example_inputs: Any, names: Iterable[str] | None = None) -> list[ChannelGroup]:
@@ -44,14 +46,46 @@ def channel_groups(model: nn.Module, example_inputs: Any, names: Iterable[str] |
     Raises:
         ValueError: The forward pass fails, or returns nothing that a gradient could flow from.
     """
-    return ChannelGraph(model, example_inputs).groups(names)
+    return channel_graph(model, example_inputs).groups(names)
+
+
+def channel_graph(
+    model: nn.Module,
+    example_inputs: Any,
+    normalising: Mapping[str, nn.Module] | None = None,
+    strict: bool = False,
+) -> ChannelGraph:
+    """The graph of a network; one that somebody still holds, where neither the network nor the input is another.
+
+    Args:
+        model: The network; left as it was found.
+        example_inputs: As for :func:`channel_groups`.
+        normalising: As for :class:`ChannelGraph`.
+        strict: As for :class:`ChannelGraph`.
+
+    Returns:
+        A graph of its groups, which lives as long as somebody holds it.
+
+    Raises:
+        ValueError: The forward pass fails.
+    """
+    known = _KNOWN.get(id(model))
+    if known is not None and known.is_of(model, example_inputs, normalising or {}, strict):
+        return known
+    graph = _KNOWN[id(model)] = ChannelGraph(model, example_inputs, normalising, strict)
+    return graph
+
+
+_KNOWN: WeakValueDictionary[int, ChannelGraph] = WeakValueDictionary()
+"""The last graph of each network: what is planned is carried out next, and rehearsed many times where there is a
+budget."""
 
 
 def graph_of_groups(model: nn.Module, example_inputs: Any, groups: Iterable[ChannelGroup]) -> ChannelGraph:
     """The graph that knows some groups of another graph of the same network, with the same norms over channels."""
     names = {name for group in groups for name in group.norms}
     own = {name: model.get_submodule(name) for name in names}
-    return ChannelGraph(
+    return channel_graph(
         model, example_inputs, {name: module for name, module in own.items() if not is_norm_over_channels(module)}
     )
 
@@ -82,8 +116,10 @@ class ChannelGraph:
         self._model = model
         self._modules = dict(model.named_modules())
         self._names = {module: name for name, module in self._modules.items()}
-        declared = normalising or {}
+        self._declared = declared = dict(normalising or {})
         self._strict = strict
+        self._inputs = example_inputs
+        self._tensors = dict(model.named_parameters())
         self.norms = frozenset(
             name for name, module in self._modules.items() if name in declared or is_norm_over_channels(module)
         )
@@ -96,6 +132,19 @@ class ChannelGraph:
         self._units: dict[ChannelGroup, Units] = {}
         self._nodes: dict[Place, Any] = {}
         self._arrivals: dict[str, list[Arrival]] = {}
+
+    def is_of(self, model: nn.Module, example_inputs: Any, normalising: Mapping[str, nn.Module], strict: bool) -> bool:
+        """Whether it is the graph that such a network would have: the same modules and parameters, and equal inputs."""
+        ours, theirs = (tree_flatten(inputs) for inputs in (self._inputs, example_inputs))
+        return (
+            model is self._model
+            and strict == self._strict
+            and _same(normalising, self._declared)
+            and _same(dict(model.named_modules()), self._modules)
+            and _same(dict(model.named_parameters()), self._tensors)
+            and ours[1] == theirs[1]
+            and all(map(_equal, ours[0], theirs[0]))
+        )
 
     def groups(self, names: Iterable[str] | None = None) -> list[ChannelGroup]:
         """The groups of some layers, in the order of the network.
@@ -531,6 +580,21 @@ class _Node:
 
 
 _UNFOLLOWED = "its channels are reshaped in ways that cannot be followed, as into windows or patches"
+
+
+def _same(some: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
+    """Whether the same objects stand under the same names."""
+    return some.keys() == others.keys() and all(one is others[name] for name, one in some.items())
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two leaves of an input are alike in all that a network could go by."""
+    if one is other:
+        return True
+    if not isinstance(one, Tensor) or not isinstance(other, Tensor):
+        return type(one) is type(other) and isinstance(one, (int, float, str)) and one == other
+    known = one.shape == other.shape and one.dtype == other.dtype and one.device == other.device
+    return known and torch.equal(one, other)
 
 
 class CutError(Exception):

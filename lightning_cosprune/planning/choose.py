@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_cosprune.network.channels import ChannelGraph, ChannelGroup
+from lightning_cosprune.network.channels import ChannelGroup, channel_graph
 from lightning_cosprune.network.latency import check_backend
 from lightning_cosprune.network.layers import check_model, has_filters, is_depthwise, prunable_layers
 from lightning_cosprune.network.norms import Normalising, declared_norms
@@ -183,7 +183,7 @@ def plan_pruning(
         for name in modules
         if has_filters(modules[name])
     }
-    graph = ChannelGraph(model, example_inputs, declared, strict)
+    graph = channel_graph(model, example_inputs, declared, strict)
     groups = graph.groups([name for name, reason in alone.items() if reason is None])
     followed = {name for group in groups for name in (*group.layers, *group.followers)}
     skipped: dict[str, str] = {name: reason for name, reason in alone.items() if reason and name not in followed}
@@ -224,7 +224,7 @@ def plan_pruning(
                 filters[name] = group.width(name)
     norms = {norm for group in groups if group.units_of(pruned) for norm in group.norms}
     skipped = {name: skipped[name] for name in modules if name in skipped and not pruned.get(name)}
-    return PruningPlan(
+    plan = PruningPlan(
         {name: pruned[name] for name in modules if name in pruned},
         {name: filters[name] for name in modules if name in filters},
         skipped,
@@ -232,6 +232,8 @@ def plan_pruning(
         tuple(name for name, _ in model.named_modules() if name in norms),
         tuple(name for name in skipped if name in impossible),
     )
+    plan._hold(graph)
+    return plan
 
 
 _UNFED = "depthwise: no layer with filters feeds it"

@@ -95,6 +95,14 @@ class PruningPlan:
         kept = [f"{name}: keeps all, {reason}" for name, reason in self.skipped.items()]
         return "\n  ".join([first, *lost, *kept])
 
+    def _hold(self, graph: Any) -> None:
+        """Keep what was found out about the network, so that it need not be found out again to carry out the plan.
+
+        Args:
+            graph: It; ``None`` to let go of it. Copies of the plan have none.
+        """
+        object.__setattr__(self, "_graph", graph)
+
     @property
     def kept(self) -> dict[str, list[int]]:
         """Layer name -> numbers of the filters that stay, ascending."""

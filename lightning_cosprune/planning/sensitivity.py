@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from lightning_cosprune.arguments import as_real, path_of, whole_number
 from lightning_cosprune.calibration.batches import as_batches, check_runs
 from lightning_cosprune.data.disk import writing_to, written_beside
-from lightning_cosprune.network.channels import ChannelGraph, ChannelGroup
+from lightning_cosprune.network.channels import ChannelGroup, channel_graph
 from lightning_cosprune.network.layers import check_model, prunable_layers
 from lightning_cosprune.network.norms import Normalising, declared_norms
 from lightning_cosprune.planning.choose import CRITERIA, plan_pruning
@@ -127,7 +127,7 @@ def sensitivity(
         normalising=normalising,
     )
     declared = declared_norms(model, normalising, "sensitivity")
-    groups = ChannelGraph(model, example_inputs, declared).groups(able.pruned)
+    groups = channel_graph(model, example_inputs, declared).groups(able.pruned)
     groups = [group for group in groups if group.units_of(able.pruned)]
     ranking = FilterRanking(modules, criterion, round_to={}, min_filters={}, seed=seed, vectors=None)
     curves = _curves(model, example_inputs, groups, ranking, batches, by_output=score is None)

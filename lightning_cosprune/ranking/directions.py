@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BLOCK",
+    "are_squarable",
     "check_rows",
     "in_full_precision",
     "largest_entries",
     "leading_directions",
+    "scaled_rows",
     "smaller_gram",
     "to_working_precision",
     "unit_rows",
@@ -122,10 +124,33 @@ def unit_rows(vectors: Float[Tensor, "row dim"], name: str = "vectors") -> Float
         A new tensor.
     """
     check_rows(vectors, name)
+    return scaled_rows(vectors, name)[0]
+
+
+def scaled_rows(vectors: Float[Tensor, "row dim"], name: str) -> tuple[Float[Tensor, "row dim"], Float[Tensor, " row"]]:
+    """:func:`unit_rows` and, in float64, how long the rows were."""
     rows = to_working_precision(vectors.detach())
-    rows = rows / largest_entries(rows, name)[:, None]
-    lengths: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    return rows.div_(lengths.clamp_min_(0.5))  # a row that is not zero now has an entry of magnitude one
+    lengths: Tensor = torch.linalg.vector_norm(rows, dim=1)
+    if are_squarable(lengths.square()):
+        return rows / lengths[:, None], lengths.double()
+    largest = largest_entries(rows, name)
+    rows = rows / largest[:, None]
+    lengths = torch.linalg.vector_norm(rows, dim=1)
+    whole = lengths.double() * largest
+    # A row that is not zero has an entry of magnitude one now.
+    return rows.div_(lengths.clamp_min_(0.5)[:, None]), whole
+
+
+def are_squarable(squares: Tensor) -> bool:
+    """Whether sums of squares show that no number was so large or small that its square left the dtype, or not finite.
+
+    Args:
+        squares: The sums; to look at the numbers themselves would take many times as long.
+
+    Returns:
+        The answer; false where a number is not finite.
+    """
+    return bool(((squares > 1e-20) & (squares < 1e30)).all())
 
 
 def smaller_gram(stacks: Float[Tensor, "stack row dim"]) -> Float[Tensor, "stack small small"]:

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from lightning_cosprune.ranking.directions import (
     BLOCK,
+    are_squarable,
     in_full_precision,
     largest_entries,
     leading_directions,
+    scaled_rows,
     smaller_gram,
     to_working_precision,
     unit_rows,
@@ -139,16 +141,14 @@ def coupled_layers(weight: Weight) -> list[Float[Tensor, "filters channels taps"
 def _prototypes(layer: Float[Tensor, "filters channels taps"]) -> tuple[Tensor, Tensor]:
     """Prototypes of the filters, dead ones too, and the filters' norms in float64."""
     if layer.shape[2] == 1:
-        rows, norms = _flat(layer)
-        return unit_rows(rows), norms
+        return scaled_rows(layer.flatten(1), "weight")
     blocks = []
     for block in layer.split(max(1, BLOCK // layer[0].numel())):
         stacks = to_working_precision(block)
         gram = smaller_gram(stacks)
         squares = gram.diagonal(dim1=1, dim2=2).sum(dim=1)
         scales = torch.ones_like(squares)
-        # The traces show, without another pass over the weights, where one is not finite or its square left the dtype.
-        if not bool(((squares > 1e-20) & (squares < 1e30)).all()):
+        if not are_squarable(squares):
             largest_entries(layer.flatten(1), "weight")  # names every filter that is not finite, not this block's alone
             scales = largest_entries(stacks.flatten(1), "weight")
             stacks = stacks / scales[:, None, None]
@@ -161,6 +161,4 @@ def _prototypes(layer: Float[Tensor, "filters channels taps"]) -> tuple[Tensor, 
 def _flat(layer: Float[Tensor, "filters channels taps"]) -> tuple[Tensor, Tensor]:
     """The filters as rows, and their norms in float64."""
     rows = to_working_precision(layer.flatten(1))
-    scales = largest_entries(rows, "weight")
-    norms: Tensor = torch.linalg.vector_norm(rows / scales[:, None], dim=1).double() * scales
-    return rows, norms
+    return rows, scaled_rows(rows, "weight")[1]

@@ -77,22 +77,25 @@ def find_partners(vectors: Float[Tensor, "filters dim"], pruned_idxs: Sequence[i
         raise ValueError(f"`find_partners(pruned_idxs=...)`: expected a kept filter, found all {filters} removed.")
     units = torch.nn.functional.normalize(vectors.detach().cpu().double(), dim=1)
     standing, gone = units[kept], units[removed]
-    cosine, place = (gone @ standing.T).max(dim=1)
+    similarity = standing @ gone.T
+    cosine, place = similarity.max(dim=0)
     return Partners(
         kept.nonzero()[:, 0][place],
         cosine.clamp(-1, 1),
         cosine.clamp(0, 1).square(),
-        _said(gone, standing).clamp(0, 1),
+        _said(gone, standing, similarity).clamp(0, 1),
     )
 
 
-def _said(gone: Float[Tensor, "removed dim"], standing: Float[Tensor, "kept dim"]) -> Float[Tensor, " removed"]:
+def _said(
+    gone: Float[Tensor, "removed dim"], standing: Float[Tensor, "kept dim"], similarity: Float[Tensor, "kept removed"]
+) -> Float[Tensor, " removed"]:
     """Squared multiple correlation of unit vectors with others, by the smaller of the two matrices that tell it."""
     wide = standing.shape[0] < standing.shape[1]
     gram = standing @ standing.T if wide else standing.T @ standing
     gram.diagonal().add_(_JITTER)
     root = torch.linalg.cholesky(gram)
-    whitened = torch.linalg.solve_triangular(root, (standing @ gone.T) if wide else gone.T, upper=False)
+    whitened = torch.linalg.solve_triangular(root, similarity if wide else gone.T, upper=False)
     part: Tensor = whitened.square().sum(dim=0)
     # With A = U'U the part that is not said is u' (I - A (A + j I)^-1) u = j u' (A + j I)^-1 u.
     return part if wide else gone.square().sum(dim=1) - _JITTER * part

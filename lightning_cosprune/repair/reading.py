@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lightning_cosprune.network.channels import ChannelGraph, ChannelGroup
+from lightning_cosprune.network.channels import ChannelGroup, channel_graph
 from lightning_cosprune.network.computed import stored_weight
 from lightning_cosprune.network.rectifiers import Sequel
 from lightning_cosprune.network.rows import num_positions, output_rows, set_weight_rows, weight_rows
@@ -114,7 +114,7 @@ def cut_groups(dense: nn.Module, example_inputs: Any, kept: Mapping[str, Sequenc
     Returns:
         The groups, in the order of the network.
     """
-    graph = ChannelGraph(dense, example_inputs)
+    graph = channel_graph(dense, example_inputs)
     found: list[CutGroup] = []
     for group in graph.groups():
         gone = {name: set(range(group.width(name))).difference(kept[name]) for name in group.layers if name in kept}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
-from lightning_cosprune.network.channels import ChannelGraph, ChannelGroup, CutError, Removal
+from lightning_cosprune.network.channels import ChannelGraph, ChannelGroup, CutError, Removal, channel_graph
 from lightning_cosprune.network.complexity import Complexity, measure_complexity
 from lightning_cosprune.network.computed import is_computed, plain_weights
 from lightning_cosprune.network.forward import outside_inference_mode
@@ -87,11 +87,13 @@ def apply_plan(
     before = measure_complexity(model, example_inputs)
     dense, bound = Snapshot(model), Bindings(optimizers)
     try:
-        return _carry_out(model, plan, example_inputs, optimizers, allow_unpruned, before, declared, strict)
+        report = _carry_out(model, plan, example_inputs, optimizers, allow_unpruned, before, declared, strict)
     except BaseException:  # an interrupt between two cuts too, after which the caller may go on or save
         dense.restore()
         bound.restore()
         raise
+    plan._hold(None)  # it is that of the network before
+    return report
 
 
 def _carry_out(
@@ -113,7 +115,7 @@ def _carry_out(
     }
     vectors = {name: filter_vectors(weight) for name, weight in weights.items() if bool(weight.isfinite().all())}
     with plain_weights(model) as plain:
-        graph = ChannelGraph(model, example_inputs, declared, strict)
+        graph = channel_graph(model, example_inputs, declared, strict)
         width = torch.float64 if before.macs <= _CHEAP else torch.float32
         surgery = _Surgery(model, plan, example_inputs, width, graph)
         surgery.remove(surgery.accepted())
