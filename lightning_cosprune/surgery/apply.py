@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -113,7 +114,10 @@ def _carry_out(
         for name, idxs in plan.pruned.items()
         if idxs and not is_depthwise(modules[name])
     }
-    vectors = {name: filter_vectors(weight) for name, weight in weights.items() if bool(weight.isfinite().all())}
+    vectors = {}
+    for name, weight in weights.items():
+        with contextlib.suppress(ValueError):  # not finite: what the trial says of that tells more
+            vectors[name] = filter_vectors(weight)
     with plain_weights(model) as plain:
         graph = channel_graph(model, example_inputs, declared, strict)
         width = torch.float64 if before.macs <= _CHEAP else torch.float32

@@ -142,13 +142,13 @@ class StandIns:
         calls[name] += 1
         form = next(iter(self._forms.get(name, [])[number:]), None)
         if form is None or given is None:
-            return forward(*args, **kwargs)
+            return _in_its_type(self.layers[name], forward, given, args, kwargs)
         shape, dtype = form.given
         axis = channel_axis(self.layers[name])
         lost = self.outputs if name in self._depthwise else self.inputs
         gone = len(lost.get(name, ())) if cut else 0
         if given.ndim != len(shape) or given.shape != _fewer(shape, axis, gone):
-            return forward(*args, **kwargs)
+            return _in_its_type(self.layers[name], forward, given, args, kwargs)
         generator = torch.Generator().manual_seed(zlib.crc32(f"{name} {number}".encode()))
         leaves = []
         for size, of_leaf, positive in form.made:
@@ -161,6 +161,25 @@ class StandIns:
                     noise.index_copy_(axis % noise.ndim, going, noise.index_select(axis, going) * _LOUD)
             leaves.append(noise.to(device=given.device, dtype=given.dtype if of_leaf == dtype else of_leaf))
         return tree_unflatten(leaves, form.structure)
+
+
+def _in_its_type(
+    layer: nn.Module, forward: Callable[..., Any], given: Tensor | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """What a layer computes of an input whose data type may not be that of its own weights."""
+    own = layer._parameters
+    wrong = {
+        key: tensor
+        for key, tensor in own.items()
+        if tensor is not None and given is not None and tensor.is_floating_point() and tensor.dtype != given.dtype
+    }
+    if not wrong or isinstance(layer, nn.RNNBase):
+        return forward(*args, **kwargs)
+    try:
+        own.update({key: tensor.to(given.dtype) for key, tensor in wrong.items()})  # type: ignore[union-attr, misc]
+        return forward(*args, **kwargs)
+    finally:
+        own.update(wrong)
 
 
 class Still(TorchDispatchMode):
@@ -217,7 +236,12 @@ def channel_axis(layer: nn.Module) -> int:
 
 
 def kept_channels(removed: Sequence[int], left: int) -> Tensor:
-    """Numbers of the channels that are left, counted before the cut."""
+    """Numbers of the channels that are left, counted before the cut; nobody writes into them."""
+    return _kept_channels(tuple(removed), left)
+
+
+@functools.lru_cache(maxsize=512)  # each layer's are asked for several times in each of several passes
+def _kept_channels(removed: tuple[int, ...], left: int) -> Tensor:
     keep = torch.ones(left + len(removed), dtype=torch.bool)
     keep[torch.tensor(removed, dtype=torch.long)] = False
     return keep.nonzero()[:, 0]

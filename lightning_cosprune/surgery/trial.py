@@ -93,7 +93,10 @@ class _Call:
 
 @dataclass
 class _Pass:
-    """One forward pass of the dense network, for the smaller one to repeat."""
+    """One forward pass of the dense network, for the smaller one to repeat.
+
+    It is lean where the weights of layers that noise stands in for keep their data type: nobody should look at them.
+    """
 
     inputs: Any
     drawn: bool
@@ -101,6 +104,7 @@ class _Pass:
     training: bool = False
     random: bool = False
     still: bool = False
+    lean: bool = False
     steady: bool = True
     calls: dict[str, list[_Call]] = field(default_factory=dict)
     called: list[str] = field(default_factory=list)
@@ -168,6 +172,12 @@ class Trial:
         self._watched |= self.norms.modules
         self._lost |= narrow
         self._plain = StandIns(plain_layers(model), self._inputs, self._outputs)
+        self._unread = {
+            f"{name}.{key}" if name else key
+            for name, layer in self._plain.layers.items()
+            if not isinstance(layer, nn.RNNBase)
+            for key in layer._parameters
+        }
         self._fed: dict[str, frozenset[int]] = {}
         unknown = [
             Fault(f"read by {name}, a {type(reader).__name__}, for which the cut cannot be checked", near, True)
@@ -270,10 +280,12 @@ class Trial:
         raise TrialFailedError(*faults)
 
     def _run_as_wide_as_possible(self, inputs: Any, drawn: bool, reached: set[str]) -> _Pass:
-        try:
-            return self._record(_Pass(inputs, drawn, self._width if drawn else torch.float32), reached)
-        except Exception:  # Code that insists on a data type fails in any way; as it stands it ran before.
-            return self._record(_Pass(inputs, drawn, _OWN), reached)
+        wide = _Pass(inputs, drawn, self._width if drawn else torch.float32)
+        # Code that insists on a data type fails in any way; as it stands it ran before.
+        for made in (dataclasses.replace(wide, lean=True), wide) if drawn else (wide,):
+            with contextlib.suppress(Exception):
+                return self._record(dataclasses.replace(made, calls={}, called=[]), reached)
+        return self._record(_Pass(inputs, drawn, _OWN), reached)
 
     def _pass_of_training(self, last: _Pass) -> _Pass | None:
         """The last of the passes in training mode; ``None`` where that gives no finite numbers."""
@@ -285,7 +297,7 @@ class Trial:
             if is_layer(module) and name not in traced
         ]
         try:
-            made = self._record(_Pass(last.inputs, last.drawn, last.width, training=True), set())
+            made = self._record(_Pass(last.inputs, last.drawn, last.width, training=True, lean=last.lean), set())
         finally:
             for handle in handles:
                 handle.remove()
@@ -298,7 +310,7 @@ class Trial:
 
     def _find_feeders(self, like: _Pass, readers: Sequence[str]) -> None:
         """Which removals reach layers that no trace has seen, because only training mode calls them."""
-        values = self._masked_values(like)
+        values = self._masked_values(dataclasses.replace(like, lean=False))
         values |= {key: tensor.detach() for key, tensor in self._model.named_parameters() if key not in values}
         values = {
             key: value.clone() if key.endswith(STATISTICS) else value.requires_grad_(value.is_floating_point())
@@ -330,6 +342,8 @@ class Trial:
         drawn: Mapping[str, Tensor] = (self._drawn_after if cut else self._drawn) if made.drawn else {}
         values = {}
         for name, tensor in (self._tensors_after if cut else self._tensors).items():
+            if made.lean and name in self._unread:
+                continue
             dtype = _widened(tensor.dtype, made.width)
             if name in drawn:
                 values[name] = drawn[name].to(dtype)
@@ -474,6 +488,9 @@ class Trial:
         with unchanged(self._model), mode, torch.no_grad(), same_random_state(seed), eager(), stillness:
             if wanted.training:
                 self._model.train()
+                for module in self._model.modules():
+                    if type(module).__module__ == nn.modules.dropout.__name__:
+                        module.eval()  # what PyTorch's own dropout does is known, and what is drawn takes three passes
             yield
 
     def _compute(self, wanted: _Pass, values: dict[str, Tensor]) -> Any:
