@@ -344,6 +344,8 @@ class CosineFilterPruning(RecordingCallback):
             for average in copies:
                 repair.carry_out(average, report, inputs)
         report = replace(report, epoch=trainer.current_epoch)
+        for layer in report.layers:
+            layer.settle()  # else the dense weights would be held for the rest of the run
         bound = check_bound(optimizers, [pl_module])
         if bound != held:
             raise RuntimeError(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
@@ -21,8 +20,6 @@ from lightning_cosprune.network.layers import check_model, is_depthwise, is_laye
 from lightning_cosprune.network.norms import Normalising, declared_norms, is_norm_over_channels
 from lightning_cosprune.network.pruners import RefusedError, Replacement
 from lightning_cosprune.network.rollback import Snapshot
-from lightning_cosprune.ranking.filters import filter_vectors
-from lightning_cosprune.ranking.partners import find_partners
 from lightning_cosprune.surgery.blame import Fault, TrialFailedError, at_failure, touching
 from lightning_cosprune.surgery.draws import Draws, draw, plain_layers
 from lightning_cosprune.surgery.optim import Bindings, check_optimizers, rebind_optimizers
@@ -110,14 +107,10 @@ def _carry_out(
     modules = dict(model.named_modules())
     filters = {name: num_filters(module) for name, module in modules.items() if is_layer(module)}
     weights = {
-        name: layer_weight(modules[name]).detach()
+        name: outside_inference_mode(layer_weight(modules[name]).detach())
         for name, idxs in plan.pruned.items()
         if idxs and not is_depthwise(modules[name])
     }
-    vectors = {}
-    for name, weight in weights.items():
-        with contextlib.suppress(ValueError):  # not finite: what the trial says of that tells more
-            vectors[name] = filter_vectors(weight)
     with plain_weights(model) as plain:
         graph = channel_graph(model, example_inputs, declared, strict)
         width = torch.float64 if before.macs <= _CHEAP else torch.float32
@@ -146,7 +139,9 @@ def _carry_out(
         )
     rebind_optimizers(optimizers, replacements)
     layers = tuple(
-        _layer_report(name, filters[name], num_filters(modules[name]), surgery.removed[name], vectors.get(name))
+        LayerReport(
+            name, filters[name], num_filters(modules[name]), tuple(surgery.removed[name]), weight=weights.get(name)
+        )
         for name in filters
         if name in surgery.removed
     )
@@ -156,14 +151,6 @@ def _carry_out(
     after = measure_complexity(model, example_inputs) if plain else surgery.after or before
     refused = {name: reason for name, reason in skipped.items() if name in surgery.refused or name in plan.refused}
     return PruningReport(before, after, layers, skipped, notes=notes, norms=surgery.norms, refused=refused)
-
-
-def _layer_report(name: str, before: int, after: int, removed: list[int], vectors: Tensor | None) -> LayerReport:
-    if vectors is None:
-        return LayerReport(name, before, after, tuple(removed))
-    found = find_partners(vectors, removed)
-    told = (tuple(round(share, 4) for share in part.tolist()) for part in (found.explained, found.together))
-    return LayerReport(name, before, after, tuple(removed), tuple(found.idxs.tolist()), *told)
 
 
 def _off_block(layer: LayerReport, modules: Mapping[str, nn.Module]) -> str | None:

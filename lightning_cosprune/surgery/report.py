@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor
 
 from lightning_cosprune.network.complexity import Complexity
-
-if TYPE_CHECKING:
-    pass
+from lightning_cosprune.ranking.filters import filter_vectors
+from lightning_cosprune.ranking.partners import find_partners
 
 __all__ = ["LayerReport", "PruningReport", "format_table"]
+
+
+_TOLD = "partners", "explained", "together"
 
 
 @dataclass(frozen=True)
 class LayerReport:
     """One pruned layer.
+
+    Who stands for the removed filters is worked out from the dense weight when it is asked for; the weight is held
+    until then.
+
+    Args:
+        weight: Weight (filters, in_channels, *kernel) before the cut, where partners can be told from it.
 
     Attributes:
         name: Its name in the network.
@@ -34,9 +44,50 @@ class LayerReport:
     filters_before: int
     filters_after: int
     pruned_idxs: tuple[int, ...]
-    partners: tuple[int, ...] = ()
-    explained: tuple[float, ...] = ()
-    together: tuple[float, ...] = ()
+    partners: tuple[int, ...] = field(default_factory=tuple)
+    explained: tuple[float, ...] = field(default_factory=tuple)
+    together: tuple[float, ...] = field(default_factory=tuple)
+    weight: InitVar[Tensor | None] = None
+
+    def __post_init__(self, weight: Tensor | None) -> None:
+        if weight is not None:
+            vars(self).update(_weight=weight, _version=weight._version)
+            for name in _TOLD:
+                del vars(self)[name]
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _TOLD or "_weight" not in vars(self):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        self.settle()
+        return vars(self)[name]
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.settle()
+        return dict(vars(self))
+
+    def settle(self) -> None:
+        """Work out who stands for the removed filters, and let go of the dense weight.
+
+        Raises:
+            RuntimeError: Somebody has written into the dense weight since.
+        """
+        if "_weight" in vars(self):
+            vars(self).update(zip(_TOLD, self._tell(vars(self)["_weight"]), strict=True))
+            del vars(self)["_weight"]
+
+    def _tell(self, weight: Tensor) -> tuple[tuple[int, ...], tuple[float, ...], tuple[float, ...]]:
+        if weight._version != vars(self)["_version"]:
+            raise RuntimeError(
+                f"`LayerReport.partners`: expected the weight that {self.name} had before it was pruned, found it "
+                "written into since. Call `settle()` of the layer's report right after the prune."
+            )
+        if not bool(weight.isfinite().all()):
+            return (), (), ()
+        found = find_partners(filter_vectors(weight), self.pruned_idxs)
+        explained, together = (
+            tuple(round(share, 4) for share in part.tolist()) for part in (found.explained, found.together)
+        )
+        return tuple(found.idxs.tolist()), explained, together
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
 import copy
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
@@ -526,6 +527,22 @@ def test_the_report_names_who_stands_for_each_removed_filter() -> None:
     assert layer.explained[0] == pytest.approx(1, abs=1e-3)
     assert layer.explained[1] < 1  # its mirror image is no near copy
     assert layer.together == pytest.approx((1, 1), abs=1e-3)
+
+
+def test_partners_are_told_of_the_dense_weight_or_not_at_all() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 2, 3))
+    dense, weight = copy.deepcopy(model), model[0].weight
+    report = apply_plan(model, PruningPlan({"0": [4, 5]}, {"0": 6}), torch.randn(2, 1, 9, 9))
+    of_the_copy = apply_plan(dense, PruningPlan({"0": [4, 5]}, {"0": 6}), torch.randn(2, 1, 9, 9))
+    with torch.no_grad():
+        weight.zero_()
+    with pytest.raises(RuntimeError, match="written into since"):
+        _ = report.layers[0].partners
+    told = pickle.loads(pickle.dumps(of_the_copy)).layers[0]
+    assert "_weight" not in vars(told)
+    assert told == of_the_copy.layers[0]
+    assert told.together == of_the_copy.layers[0].together
+    assert len(told.partners) == 2
 
 
 def test_a_depthwise_layer_is_reported_without_partners() -> None:
