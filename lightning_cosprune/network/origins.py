@@ -42,6 +42,10 @@ LARGEST = 2**22
 """How many numbers one tensor may have at most where they cannot be kept by channel."""
 
 
+_MANY = 2**12
+"""How many pairs of numbers are looked through for those that are there twice, which takes longer than to keep few."""
+
+
 @dataclass(frozen=True)
 class Even:
     """Parts of a tensor's channels that must lose the same number each, such as those of a chunk.
@@ -129,10 +133,12 @@ class Ledger:
             self._numbers[tensor] = numbers
 
     def _join(self, some: Tensor, others: Tensor) -> None:
-        both = (some != 0) & (others != 0) & (some != others)
-        if bool(both.any()):
-            pairs = np.stack([some[both].numpy().astype(np.int64), others[both].numpy().astype(np.int64)], axis=1)
-            self._pairs.append(np.unique(pairs, axis=0) if len(pairs) > 1 else pairs)
+        """Numbers at the same place of two tables belong together. NumPy, because most tables are small."""
+        tables = some.numpy(), others.numpy()
+        both = (tables[0] != 0) & (tables[1] != 0) & (tables[0] != tables[1])
+        if both.any():
+            pairs = np.stack([np.broadcast_to(table, both.shape)[both] for table in tables], axis=1).astype(np.int64)
+            self._pairs.append(np.unique(pairs, axis=0) if len(pairs) > _MANY else pairs)
 
     def _even(self, parts: Sequence[np.ndarray]) -> None:
         if len(parts) > 1:

@@ -183,10 +183,7 @@ class _Watch(Steps):
         if numbers is None:
             return
         table = numbers.movedim(axis, 0).flatten(1) if numbers.ndim > 1 else numbers[:, None]
-        own = torch.arange(first, first + count, dtype=torch.float64, device="cpu")[:, None].expand(
-            count, table.shape[1]
-        )
-        self._join(own, table.expand(count, -1))
+        self._join(torch.arange(first, first + count, dtype=torch.float64, device="cpu")[:, None], table)
 
 
 class _Numbers(TorchFunctionMode):

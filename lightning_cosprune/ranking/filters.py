@@ -83,7 +83,8 @@ def filter_vectors(weight: Weight, kind: Literal["prototype", "flat"] = "prototy
     parts = []
     for layer in coupled_layers(weight):
         vectors, norms = _prototypes(layer) if kind == "prototype" else _flat(layer)
-        parts.append(vectors.masked_fill((norms <= DEAD * norms.max())[:, None], 0))
+        dead = norms <= DEAD * norms.max()
+        parts.append(vectors.masked_fill(dead[:, None], 0) if bool(dead.any()) else vectors)
     if len(parts) == 1:
         return parts[0]
     joined = torch.cat(parts, dim=1)

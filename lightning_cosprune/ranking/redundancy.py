@@ -278,11 +278,12 @@ def _similarity_factor(
 ) -> tuple[Float[Tensor, "alive rank"], Int[Tensor, " alive"], Int[Tensor, " dead"]]:
     """Rows whose products are the similarities of filters that are not dead; the numbers of those, and of the dead."""
     rows = filter_vectors(weight, vectors)
-    has_direction = (rows != 0).any(dim=1)
+    # Prototypes have length one, so that their squares say it too, and much sooner.
+    has_direction = rows.square().sum(dim=1) > 0 if vectors == "prototype" else (rows != 0).any(dim=1)
     if not bool(has_direction.any()):
         has_direction[0] = True  # a layer keeps a filter
     alive, dead = has_direction.nonzero().squeeze(1), (~has_direction).nonzero().squeeze(1)
-    rows = unit_rows(rows[alive])
+    rows = unit_rows(rows[alive] if len(dead) else rows)
     if columns is None:
         return rows, alive, dead
     if isinstance(columns, str):
@@ -303,10 +304,12 @@ def _neighbours(
     """Each filter's nearest, the similarity to it, and the first of the filters whose vectors coincide with its own."""
     partner, similarity = nearest_neighbours(factor, decimals=decimals, ties=ties)
     # Only unrounded and in the order of their numbers do all copies of a filter have the first of them as nearest.
-    exact = partner if decimals is None and ties == "stable" else nearest_neighbours(factor)[0]
+    exact, similar = (partner, similarity) if decimals is None and ties == "stable" else nearest_neighbours(factor)
     originals = list(range(len(factor)))
-    coincide = (factor - factor[exact]).abs().amax(dim=1) <= 128 * torch.finfo(factor.dtype).eps
-    for i in coincide.nonzero().squeeze(1).tolist():
+    # Few are so near that it is worth to look at the vectors themselves.
+    near = (similar >= factor.square().sum(dim=1) - 1e-3).nonzero().squeeze(1)
+    coincide = (factor[near] - factor[exact[near]]).abs().amax(dim=1) <= 128 * torch.finfo(factor.dtype).eps
+    for i in near[coincide].tolist():
         originals[i] = originals[min(i, int(exact[i]))]
     return partner, similarity, originals
 

@@ -186,6 +186,7 @@ class Still(TorchDispatchMode):
     """Code that draws numbers within is given the same number for each, whatever the shape is.
 
     Numbers from distributions that are continuous are one half, and so is every chance that something happens.
+    PyTorch's generator stays where it was: if it has moved afterwards, something was drawn that is not held still.
     """
 
     def __init__(self) -> None:
@@ -197,12 +198,15 @@ class Still(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one step."""
-        made = func(*args, **(kwargs or {}))
         name = func._schema.name.removeprefix("aten::")
-        if name in _DRAWING and isinstance(made, Tensor):
-            made.fill_(0.5)
-        elif name == "native_dropout":
+        if name not in _DRAWING and name != "native_dropout":
+            return func(*args, **(kwargs or {}))
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            made = func(*args, **(kwargs or {}))
+        if name == "native_dropout":
             made[0].copy_(args[0])
+        elif isinstance(made, Tensor):
+            made.fill_(0.5)
         return made
 
 

@@ -4,8 +4,9 @@
 """Take 0.3 of every convolution's filters from networks of torchvision and timm, and look at what is left.
 
 Each network is pruned in a process of its own, by this package and by torch-pruning alone: the same layers, as many
-filters of each, no linear layers, nothing that makes the outputs. Weights are random, those of batch norms and their
-statistics too.
+filters of each, no linear layers, nothing that makes the outputs. This package ranks by cosine similarity, as it does
+unless told otherwise, and once by the L1 norm, as torch-pruning does: so that the rest can be compared. Weights are
+random, those of batch norms and their statistics too.
 
 Whether a cut is right is told without anybody's bookkeeping: the values of a weight say which of its columns are left,
 and the pruned network must compute what the dense one does when all other columns are zero, in float64. Where a norm
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import importlib
 import multiprocessing
 import resource
@@ -75,11 +77,15 @@ class Row:
     params: int
     macs_removed: float
     params_removed: float
+    filters_removed: float
+    """Of all convolutions."""
     seconds: float
     megabytes: float
     error: float
     """Greatest difference of the outputs, as a part of the greatest output; -1 where it cannot be told."""
     problem: str
+    kept: str
+    """Why the convolution with the most filters that keeps all of them does so."""
 
 
 def make(name: str) -> tuple[nn.Module, Any]:
@@ -146,13 +152,16 @@ class Residual(nn.Module):
         return found
 
 
-def by_us(network: nn.Module, inputs: Any) -> None:
+def by_us(network: nn.Module, inputs: Any, criterion: str = "cosine") -> dict[str, str]:
+    """Returns the reasons of layers that keep all filters."""
+    own = {type(module) for module in network.modules() if type(module).__name__ in OWN_NORMS}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        apply_plan(network, plan_pruning(network, inputs, pruning_ratio=RATIO), inputs)
+        plan = plan_pruning(network, inputs, criterion=criterion, pruning_ratio=RATIO, normalising=tuple(own))
+        return dict(apply_plan(network, plan, inputs, normalising=tuple(own), allow_unpruned=True).skipped)
 
 
-def by_torch_pruning(network: nn.Module, inputs: Any) -> None:
+def by_torch_pruning(network: nn.Module, inputs: Any) -> dict[str, str]:
     import torch_pruning as tp
 
     convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -177,11 +186,14 @@ def by_torch_pruning(network: nn.Module, inputs: Any) -> None:
         ignored_layers=ignored + last,
         round_to=None,
     ).step()
+    return {}
 
 
-CONTENDERS: dict[str, Callable[[nn.Module, Any], None]] = {
-    "lightning_cosprune": by_us,
-    "torch-pruning": by_torch_pruning,
+OURS, ALIKE, THEIRS = "lightning_cosprune", "lightning_cosprune by L1", "torch-pruning"
+CONTENDERS: dict[str, Callable[[nn.Module, Any], dict[str, str]]] = {
+    OURS: by_us,
+    ALIKE: functools.partial(by_us, criterion="l1"),
+    THEIRS: by_torch_pruning,
 }
 
 
@@ -190,12 +202,12 @@ def measure(name: str, by: str) -> Row:
     warm = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     CONTENDERS[by](nn.Sequential(warm, nn.Linear(8, 2)).eval(), torch.randn(1, 3, 16, 16))
     network, inputs = make(name)
-    before, dense = measure_complexity(network, inputs), copy.deepcopy(network)
+    before, dense, wide = measure_complexity(network, inputs), copy.deepcopy(network), filters(network)
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.process_time()
-    problem = ""
+    problem, reasons = "", {}
     try:
-        CONTENDERS[by](network, inputs)
+        reasons = CONTENDERS[by](network, inputs)
     except Exception as error:  # whatever it is, it is told
         problem = f"{type(error).__name__}: {error}".splitlines()[0][:200]
     seconds = time.process_time() - start
@@ -207,6 +219,7 @@ def measure(name: str, by: str) -> Row:
             error = difference(dense, network, inputs)
         except Exception as failed:
             problem = f"the pruned network fails: {type(failed).__name__}: {failed}".splitlines()[0][:200]
+    largest = max((name for name in wide if name in reasons), key=lambda name: wide[name], default=None)
     return Row(
         name,
         by,
@@ -214,20 +227,29 @@ def measure(name: str, by: str) -> Row:
         before.params,
         macs_removed=1 - after.macs / before.macs,
         params_removed=1 - after.params / before.params,
+        filters_removed=1 - sum(filters(network).values()) / sum(wide.values()),
         seconds=seconds,
         megabytes=megabytes,
         error=error,
         problem=problem,
+        kept="" if largest is None else f"{largest}: {reasons[largest]}"[:200],
     )
 
 
+def filters(network: nn.Module) -> dict[str, int]:
+    """How many filters each convolution has."""
+    convolutions = nn.Conv1d, nn.Conv2d, nn.Conv3d
+    return {name: one.out_channels for name, one in network.named_modules() if isinstance(one, convolutions)}
+
+
+OWN_NORMS = ("GlobalResponseNorm",)
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.RMSNorm)
 
 
 def difference(dense: nn.Module, pruned: nn.Module, inputs: Any) -> float:
     """Greatest difference to the dense network without the columns that are gone; -1 where norms decide."""
     named = dict(dense.named_modules())
-    if any(isinstance(module, NORMS) or "GlobalResponseNorm" in type(module).__name__ for module in named.values()):
+    if any(isinstance(module, NORMS) or type(module).__name__ in OWN_NORMS for module in named.values()):
         return -1.0
     masked = {}
     for name, module in pruned.named_modules():
@@ -288,7 +310,7 @@ def run(name: str, by: str, folder: Path) -> None:
         return
     else:
         problem = f"the process ended with {started.exitcode}"
-    write(path, Row, [Row(name, by, 0, 0, 0.0, 0.0, float(4 * SECONDS), -1.0, -1.0, problem)])
+    write(path, Row, [Row(name, by, 0, 0, 0.0, 0.0, 0.0, float(4 * SECONDS), -1.0, -1.0, problem, "")])
 
 
 def _measured(name: str, by: str, path: Path) -> None:
@@ -300,38 +322,53 @@ def table(rows: Sequence[Row]) -> str:
     """One line a network, ours beside torch-pruning's, and the medians."""
     found = {(row.network, row.by): row for row in rows}
     lines = [
-        "| network | MACs | MACs removed, ours | theirs | of theirs | seconds, ours | theirs | ratio | MB | "
-        "error, ours | theirs |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| network | MACs | MACs removed, ours | theirs | of theirs | filters, ours | theirs | seconds, ours | by L1 | "
+        "theirs | ratio | by L1 | MB | error, ours | theirs |",
+        "|" + "---|" * 15,
     ]
-    parts, ratios = [], []
+    parts: list[float] = []
+    ratios: dict[str, list[float]] = {OURS: [], ALIKE: []}
+    less = []
     for name in dict.fromkeys(row.network for row in rows):
-        ours, theirs = (found.get((name, by)) for by in CONTENDERS)
-        if ours is None or theirs is None:
+        ours, alike, theirs = (found.get((name, by)) for by in CONTENDERS)
+        if ours is None or alike is None or theirs is None:
             continue
         part = ours.macs_removed / theirs.macs_removed if theirs.macs_removed > 0 and not theirs.problem else None
-        ratio = ours.seconds / theirs.seconds if not theirs.problem else None
         parts += [part] if part is not None else []
-        ratios += [ratio] if ratio is not None else []
+        times = ["", ""]
+        if not theirs.problem:
+            for place, row in enumerate((ours, alike)):
+                ratios[row.by].append(row.seconds / theirs.seconds)
+                times[place] = f"{ratios[row.by][-1]:.1f}"
+        if (part is not None and part < 0.9) or (part is None and ours.macs_removed < 0.25):
+            less.append(
+                f"- {name}: {ours.macs_removed:.1%} of the MACs and {ours.filters_removed:.1%} of the filters, "
+                f"torch-pruning {_percent(theirs)} and {theirs.filters_removed:.1%}. {ours.kept}"
+            )
         lines.append(
             f"| {name} | {ours.macs / 1e6:,.0f} M | {_percent(ours)} | {_percent(theirs)} | "
-            f"{'' if part is None else f'{part:.2f}'} | {ours.seconds:.2f} | {theirs.seconds:.2f} | "
-            f"{'' if ratio is None else f'{ratio:.1f}'} | {ours.megabytes:.0f} | {_error(ours)} | {_error(theirs)} |"
+            f"{'' if part is None else f'{part:.2f}'} | {ours.filters_removed:.1%} | "
+            f"{'-' if theirs.problem else f'{theirs.filters_removed:.1%}'} | "
+            f"{ours.seconds:.2f} | {alike.seconds:.2f} | {theirs.seconds:.2f} | {times[0]} | {times[1]} | "
+            f"{ours.megabytes:.0f} | {_error(ours)} | {_error(theirs)} |"
         )
     problems = [f"- {row.network}, {row.by}: {row.problem}" for row in rows if row.problem]
-    wrong = [row for row in rows if row.error > 1e-6]
     summary = [
-        f"Of {len({row.network for row in rows})} networks {_through(rows, 'lightning_cosprune')} came through this "
-        f"package and {_through(rows, 'torch-pruning')} through torch-pruning; cut wrongly: "
-        + ", ".join(f"{sum(row.by == by for row in wrong)} by {by}" for by in CONTENDERS)
+        f"Of {len({row.network for row in rows})} networks {_through(rows, OURS)} came through this package and "
+        f"{_through(rows, THEIRS)} through torch-pruning; cut wrongly: "
+        + ", ".join(f"{sum(row.by == by and row.error > 1e-6 for row in rows)} by {by}" for by in CONTENDERS)
         + ".",
-        f"MACs removed as a part of torch-pruning's: median {statistics.median(parts):.3f}, least {min(parts):.2f}. "
-        f"Time beside torch-pruning's: median {statistics.median(ratios):.1f}, greatest {max(ratios):.1f}. Over "
-        + f"{SECONDS} s or {MEGABYTES} MB: "
+        f"MACs removed as a part of torch-pruning's: median {statistics.median(parts):.3f}, least {min(parts):.2f}.",
+        *(
+            f"Time of {by} as a multiple of theirs: median {statistics.median(of):.1f}, greatest {max(of):.1f}."
+            for by, of in ratios.items()
+        ),
+        f"Over {SECONDS} s or {MEGABYTES} MB: "
         + ", ".join(f"{sum(_costly(row) for row in rows if row.by == by)} by {by}" for by in CONTENDERS)
         + ".",
     ]
-    return "\n".join([*summary, "", *lines, "", *problems])
+    less = ["Where less goes than 0.9 of torch-pruning's, or less than a quarter:", "", *less]
+    return "\n".join([*summary, "", *lines, "", *less, "", "What failed:", "", *problems])
 
 
 def _through(rows: Sequence[Row], by: str) -> int:

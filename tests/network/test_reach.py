@@ -1,5 +1,10 @@
 """Following the filters of a layer through a network."""
 
+import copy
+import gc
+import pickle
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -77,10 +82,53 @@ def test_each_group_is_followed_once(monkeypatch: pytest.MonkeyPatch) -> None:
         mix=conv(12, 8),
         head=nn.Linear(8, 5),
     )
+    other = copy.deepcopy(model)
     plan = plan_pruning(model, SPECTROGRAM, pruning_ratio=0.5)
     assert len(calls) == 4
-    apply_plan(model, plan, SPECTROGRAM)
+    apply_plan(other, plan, SPECTROGRAM)  # another network, be it a copy
     assert len(calls) == 8
+    plan = plan_pruning(model, SPECTROGRAM, pruning_ratio=0.5)
+    assert len(calls) == 12
+    apply_plan(model, plan, SPECTROGRAM)
+    assert len(calls) == 12
+
+
+@pytest.mark.parametrize("what", ["parameter", "module", "inputs", "norms", "strict", "plan"])
+def test_a_graph_is_found_again_only_for_what_it_was_made_for(what: str) -> None:
+    model = nn.Sequential(conv_bn(1, 4), nn.GroupNorm(1, 4), conv(4, 3), nn.Flatten(), nn.Linear(3 * 96, 5))
+    inputs = torch.randn(1, 1, 12, 8)
+    graph = channels.channel_graph(model, inputs)
+    assert channels.channel_graph(model, inputs.clone()) is graph
+    norms, strict = {}, False
+    if what == "parameter":
+        model[2].bias = nn.Parameter(model[2].bias.detach().clone())
+    elif what == "module":
+        model[1] = nn.GroupNorm(2, 4)
+    elif what == "inputs":
+        inputs = inputs + 1
+    elif what == "norms":
+        norms = {"0.1": model[0][1]}
+    elif what == "strict":
+        strict = True
+    else:
+        del graph
+        gc.collect()
+        assert id(model) not in channels._KNOWN
+        return
+    assert channels.channel_graph(model, inputs, norms, strict) is not graph
+
+
+def test_a_plan_lets_go_of_the_graph_once_it_is_carried_out() -> None:
+    model = nn.Sequential(conv_bn(1, 4), conv(4, 3), nn.Flatten(), nn.Linear(3 * 96, 5))
+    inputs = torch.randn(1, 1, 12, 8)
+    plan = plan_pruning(model, inputs, pruning_ratio=0.5)
+    graph = weakref.ref(channels.channel_graph(model, inputs))
+    assert pickle.loads(pickle.dumps(plan)) == plan
+    gc.collect()
+    assert graph() is not None
+    apply_plan(model, plan, inputs)
+    gc.collect()
+    assert graph() is None
 
 
 def test_the_order_of_filters_is_kept_through_concatenation_and_flattening() -> None:

@@ -13,10 +13,11 @@ from recipes.cells import read, write
 
 @pytest.mark.parametrize("by", networks.CONTENDERS)
 @pytest.mark.parametrize("name", ["chain:chain 3", "chain:residual 3"])
-def test_a_network_is_cut_by_both_alike_and_rightly(name, by):
+def test_a_network_is_cut_by_all_alike_and_rightly(name, by):
     found = networks.measure(name, by)
     assert not found.problem
     assert 0.35 < found.macs_removed < 0.55
+    assert 0.25 < found.filters_removed < 0.3
     assert 0 <= found.error < 1e-12
     assert found.seconds > 0
 
@@ -53,16 +54,25 @@ def test_columns_are_found_by_their_values_and_norms_are_left_out():
 
 def test_rows_are_kept_and_make_a_table(tmp_path, monkeypatch):
     def row(by, removed, seconds, error, problem=""):
-        return networks.Row("chain:chain 75", by, 1_000_000, 10, removed, 0.5, seconds, 12.0, error, problem)
+        kept = "conv9: its filters are outputs of the network"
+        return networks.Row("chain:chain 75", by, 1_000_000, 10, removed, 0.5, 0.3, seconds, 12.0, error, problem, kept)
 
     runs = tmp_path / "runs"
-    write(runs / "chain_chain_75_lightning_cosprune.csv", networks.Row, [row("lightning_cosprune", 0.48, 1.0, 1e-15)])
+    ours = row("lightning_cosprune", 0.43, 122.0, 1e-15)
+    write(runs / "chain_chain_75_lightning_cosprune.csv", networks.Row, [ours])
+    alike = row("lightning_cosprune by L1", 0.43, 30.5, 1e-15)
+    write(runs / "chain_chain_75_lightning_cosprune_by_L1.csv", networks.Row, [alike])
     write(runs / "chain_chain_75_torch-pruning.csv", networks.Row, [row("torch-pruning", 0.5, 61.0, 0.1)])
     monkeypatch.setattr(networks, "measure", lambda *_: pytest.fail("measured again"))
     networks.main(["--networks", "chain:chain 75", "--runs", str(runs), "--out", str(tmp_path / "networks.csv")])
-    assert len(read(tmp_path / "networks.csv", networks.Row)) == 2
+    assert len(read(tmp_path / "networks.csv", networks.Row)) == 3
     told = (tmp_path / "networks.md").read_text()
-    assert "cut wrongly: 0 by lightning_cosprune, 1 by torch-pruning" in told
-    assert "median 0.960, least 0.96" in told
-    assert "Over 60 s or 1536 MB: 0 by lightning_cosprune, 1 by torch-pruning." in told
-    assert "| chain:chain 75 | 1 M | 48.0% | 50.0% | 0.96 | 1.00 | 61.00 | 0.0 | 12 | 1e-15 | 1e-01 |" in told
+    assert "cut wrongly: 0 by lightning_cosprune, 0 by lightning_cosprune by L1, 1 by torch-pruning" in told
+    assert "median 0.860, least 0.86" in told
+    assert "Time of lightning_cosprune as a multiple of theirs: median 2.0, greatest 2.0." in told
+    assert "Over 60 s or 1536 MB: 1 by lightning_cosprune, 0 by lightning_cosprune by L1, 1 by torch-pruning." in told
+    assert (
+        "| chain:chain 75 | 1 M | 43.0% | 50.0% | 0.86 | 30.0% | 30.0% | 122.00 | 30.50 | 61.00 | 2.0 | 0.5 | 12 | 1e-15 | "
+        "1e-01 |"
+    ) in told
+    assert "torch-pruning 50.0% and 30.0%. conv9: its filters are outputs of the network" in told
