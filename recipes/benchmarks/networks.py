@@ -297,7 +297,7 @@ def names() -> list[str]:
 
 def run(name: str, by: str, folder: Path) -> None:
     """Measure in a process of its own, unless that was done; one that takes too long is told."""
-    path = folder / f"{name.replace(':', '_').replace(' ', '_')}_{by}.csv"
+    path = folder / f"{name}_{by}.csv".replace(":", "_").replace(" ", "_")
     if read(path, Row):
         return
     started = multiprocessing.get_context("forkserver").Process(target=_measured, args=(name, by, path))
