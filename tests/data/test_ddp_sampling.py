@@ -52,7 +52,7 @@ def test_every_epoch_has_the_same_rows_in_another_order(on_two: Path) -> None:
     assert len({frozenset(order) for order in orders}) == 1
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.thorough), 2])
 def test_a_resumed_run_goes_on_with_the_rows_and_orders_that_it_would_have_had(
     devices: int, on_two: Path, tmp_path: Path
 ) -> None:
