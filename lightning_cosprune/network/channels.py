@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -16,16 +15,17 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 from tqdm.auto import tqdm
 
-from lightning_cosprune.network.computed import computed_weight, is_computed, plain_weights
+from lightning_cosprune.network.computed import plain_weights
 from lightning_cosprune.network.groups import ChannelGroup, Removal
 from lightning_cosprune.network.layers import has_filters, is_depthwise, is_layer, num_filters
 from lightning_cosprune.network.norms import is_norm_over_channels
-from lightning_cosprune.network.origins import HELD, READ, WRITTEN, Place
-from lightning_cosprune.network.parts import Parts, Units
+from lightning_cosprune.network.origins import READ, WRITTEN, Place
+from lightning_cosprune.network.parts import Units
 from lightning_cosprune.network.pruners import RefusedError, Replacement, careful_slicing
 from lightning_cosprune.network.reach import Arrival, UnfollowedError, follow
-from lightning_cosprune.network.sizes import change_size
+from lightning_cosprune.network.refusals import CutError, refusal_of_layer, refusal_of_norm
 from lightning_cosprune.network.trace import trace
+from lightning_cosprune.network.units import FollowedChannels
 from lightning_cosprune.network.watch import find_origins
 
 __all__ = ["ChannelGraph", "ChannelGroup", "CutError", "Removal", "channel_graph", "channel_groups", "graph_of_groups"]
@@ -125,12 +125,12 @@ class ChannelGraph:
         )
         with plain_weights(model):
             self._graph, self._calls = trace(model, example_inputs, {type(module) for module in declared.values()})
-            self._origins = find_origins(model, example_inputs, self.norms)
-        layers = [name for name, module in self._modules.items() if has_filters(module)]
-        self._parts = None if self._origins is None else Parts(self._origins, layers)
+            origins = find_origins(model, example_inputs, self.norms)
+        self._numbers = None
+        if origins is not None:
+            self._numbers = FollowedChannels(self._modules, self._graph, self._calls, origins, self.norms, strict)
         self._groups: dict[str, tuple[ChannelGroup, ...]] = {}
         self._units: dict[ChannelGroup, Units] = {}
-        self._nodes: dict[Place, Any] = {}
         self._arrivals: dict[str, list[Arrival]] = {}
 
     def is_of(self, model: nn.Module, example_inputs: Any, normalising: Mapping[str, nn.Module], strict: bool) -> bool:
@@ -175,7 +175,8 @@ class ChannelGraph:
             if units is None:
                 self._groups.update(dict.fromkeys(group.layers, (group,)))
             else:
-                found = {self._group_of(one): one for one in units}
+                assert self._numbers is not None
+                found = {self._numbers.group_of(one): one for one in units}
                 self._units |= found
                 for layer in {layer for one in found for layer in one.layers}:
                     self._groups[layer] = tuple(one for one in found if layer in one.layers)
@@ -183,21 +184,21 @@ class ChannelGraph:
 
     def _in_parts(self, name: str, group: ChannelGroup) -> list[Units] | None:
         """The units of a layer, where more is known of them than Torch-Pruning's graph says."""
-        if self._parts is None or self._modules[name] not in self._graph.module2node:
+        if self._numbers is None or self._modules[name] not in self._graph.module2node:
             return None
-        units = self._parts.together(name)
-        if units is None or any(self._parts.together(other) is None for other in group.layers):
+        units = self._numbers.parts.together(name)
+        if units is None or any(self._numbers.parts.together(other) is None for other in group.layers):
             return None
-        if len(units) == 1 and units[0].blocks == group.blocks and not self._parts.sized(units[0]):
+        if len(units) == 1 and units[0].blocks == group.blocks and not self._numbers.parts.sized(units[0]):
             (one,) = units
-            if not self._group_of(one).places and name in self._arrivals and self._agrees(name, one):
+            if not self._numbers.group_of(one).places and name in self._arrivals and self._agrees(name, one):
                 return None
         return units
 
     def _agrees(self, name: str, units: Units) -> bool:
         """Whether Torch-Pruning's graph finds the filters of a layer at the same places."""
-        assert self._parts is not None
-        found = dict(self._parts.channels(units))
+        assert self._numbers is not None
+        found = dict(self._numbers.parts.channels(units))
         channels, owners = found[WRITTEN, name]
         if len(channels) != len(units.sets) or (channels != np.arange(len(channels))).any():
             return False
@@ -221,71 +222,6 @@ class ChannelGraph:
             if (whose[order] != filter_of[numbers]).any():
                 return False
         return True
-
-    def _group_of(self, units: Units) -> ChannelGroup:
-        """Units as a group."""
-        assert self._parts is not None
-        found = self._parts.channels(units)
-        refusals = []
-        followers, norms = set(), set()
-        is_read = False
-        for kind, other in found:
-            module = self._modules.get(other)
-            is_read = is_read or kind == READ
-            if kind == HELD:
-                if isinstance(self._held(other), nn.Parameter):
-                    if self._axis_of(other) is None:
-                        refusals.append(f"its channels meet entries of {other} that are no slices of it")
-                else:
-                    refusals.append(f"its channels meet the buffer {other}, which cannot be cut with them")
-            elif module is not None:
-                refusals += _refusal(module, other)
-                if kind == WRITTEN and is_depthwise(module):
-                    followers.add(other)
-                if other in self.norms:
-                    norms.add(other)
-                    refusals += _refusal_of_norm(module, other, self._strict)
-        sealed = [self._calls.read_by_sealed(self._modules[layer], self._names) for layer in units.layers]
-        if any(sealed):
-            refusals.insert(0, next(filter(None, sealed)))
-        elif units.is_output or not is_read:
-            refusals.insert(0, "its filters are outputs of the network")
-        refusals += [units.refusal] if units.refusal else []
-        places, widths = [], []
-        for layer in units.layers:
-            own: list[list[int]] = [[] for _ in units.sets]
-            for channel, number in zip(*(part.tolist() for part in found[WRITTEN, layer]), strict=True):
-                own[number].append(channel)
-            places.append(tuple(map(tuple, own)))
-            widths.append(num_filters(self._modules[layer]))
-        count = len(units.sets)
-        whole = tuple((number,) for number in range(count))
-        in_parts = any(one != whole for one in places) or any(width != count for width in widths)
-        return ChannelGroup(
-            units.layers,
-            count,
-            next(iter(refusals), None),
-            units.blocks,
-            tuple(name for name in self._modules if name in followers),
-            tuple(name for name in self._modules if name in norms),
-            tuple(places) if in_parts else (),
-            tuple(widths) if in_parts else (),
-        )
-
-    def _held(self, name: str) -> Any:
-        owner, _, key = name.rpartition(".")
-        return getattr(self._modules[owner], key)
-
-    def _axis_of(self, name: str) -> int | None:
-        """The axis of a parameter along which it has one slice for each channel."""
-        assert self._origins is not None
-        shape = self._origins.shapes[name]
-        owner = self._origins.of((HELD, name)).reshape(shape)
-        for axis in range(len(shape)):
-            table = np.moveaxis(owner, axis, 0).reshape(shape[axis], -1)
-            if shape[axis] > 1 and (table == table[:, :1]).all():
-                return axis
-        return None
 
     def _find_group(self, name: str) -> ChannelGroup:
         layer = self._modules[name]
@@ -314,8 +250,8 @@ class ChannelGraph:
                 followers.add(module)
             if other in self.norms:
                 norms.add(module)
-                refusals += _refusal_of_norm(module, other, self._strict)
-            refusals += _refusal(module, other)
+                refusals += refusal_of_norm(module, other, self._strict)
+            refusals += refusal_of_layer(module, other)
             if makes and has_filters(module):
                 coupled.add(module)
                 if num_filters(module) != filters or not is_whole:
@@ -350,7 +286,7 @@ class ChannelGraph:
     @property
     def dividing(self) -> set[str]:
         """Names of modules of which a cut may change attributes that say how large parts of channels are."""
-        return set() if self._origins is None else {size.module for size in self._origins.sizes}
+        return set() if self._numbers is None else self._numbers.dividing
 
     @property
     def called(self) -> list[str]:
@@ -387,7 +323,8 @@ class ChannelGraph:
         """
         units = self._units_of(group)
         if units is not None:
-            return self._removal_of_units(units, idxs)
+            assert self._numbers is not None
+            return self._numbers.removal(units, idxs)
         name = group.layers[0]
         outputs: dict[str, list[int]] = {}
         inputs: dict[str, list[int]] = {}
@@ -423,45 +360,6 @@ class ChannelGraph:
         self.groups_of(group.layers[0])
         return self._units.get(group)
 
-    def _removal_of_units(self, units: Units, idxs: Sequence[int]) -> Removal:
-        assert self._parts is not None
-        going = np.zeros(len(units.sets), bool)
-        going[np.array(idxs, int)] = True
-        outputs: dict[str, list[int]] = {}
-        inputs: dict[str, list[int]] = {}
-        reached: dict[str, list[int]] = {}
-        parameters: list[nn.Parameter] = []
-        steps = []
-        for (kind, other), (channels, numbers) in self._parts.channels(units).items():
-            gone = channels[going[numbers]].tolist()
-            if not gone:
-                continue
-            if kind == HELD:
-                axis = self._axis_of(other)
-                node, handler = self._step((kind, other), self._held(other), axis)
-                parameters.append(node.module)
-                assert self._origins is not None
-                shape = self._origins.shapes[other]
-                gone = sorted(set(np.unravel_index(np.array(gone), shape)[axis or 0].tolist()))
-            else:
-                node, handler = self._step((kind, other), self._modules[other])
-                (inputs if kind == READ else outputs)[other] = gone
-                if kind == READ:
-                    reached[other] = channels.tolist()
-            steps.append((node, handler, gone))
-        sets = frozenset(units.sets[going].tolist())
-        return Removal(outputs, inputs, tuple(parameters), reached, tuple(steps), sets)
-
-    def _step(self, place: Place, part: Any, axis: int | None = None) -> tuple[Any, Callable[..., Any]]:
-        """Torch-Pruning's node of a module or parameter, or one like it, and what removes its channels."""
-        if place not in self._nodes:
-            node = self._graph.module2node.get(part) if axis is None else None
-            if node is None:  # nothing that the network returns hangs on it
-                node = _Node(part, -1 if axis is None else axis)
-            self._nodes[place] = node
-        pruner = self._graph.get_pruner_of_module(part)
-        return self._nodes[place], pruner.prune_in_channels if place[0] == READ else pruner.prune_out_channels
-
     def readers(self, group: ChannelGroup) -> dict[str, Tensor]:
         """Where the filters, or units, of a group arrive, in each layer that takes them in and ends them.
 
@@ -474,8 +372,8 @@ class ChannelGraph:
         arrived: dict[str, list[tuple[int, int]]] = {}
         units = self._units_of(group)
         if units is not None:
-            assert self._parts is not None
-            for (kind, other), (channels, numbers) in self._parts.channels(units).items():
+            assert self._numbers is not None
+            for (kind, other), (channels, numbers) in self._numbers.parts.channels(units).items():
                 if kind == READ:
                     arrived[other] = list(zip(numbers.tolist(), channels.tolist(), strict=True))
         for arrival in [] if units is not None else self._followed(group.layers[0]):
@@ -504,7 +402,8 @@ class ChannelGraph:
         for removal in removals:
             for node, handler, channels in removal.steps:
                 steps.setdefault((node, handler), set()).update(channels)
-        self._resize(frozenset().union(*(removal.sets for removal in removals)))
+        if self._numbers is not None:
+            self._numbers.resize(frozenset().union(*(removal.sets for removal in removals)))
         with careful_slicing() as replacements:
             for (node, handler), going in steps.items():
                 handler.__self__.pruning_dim = node.pruning_dim  # type: ignore[attr-defined]
@@ -516,21 +415,6 @@ class ChannelGraph:
                     owner, _, key = self._graph._param_to_name[node.module].rpartition(".")
                     setattr(self._modules[owner], key, cut)
         return replacements
-
-    def _resize(self, going: frozenset[int]) -> None:
-        """Change the attributes of modules that say how many channels there are in the parts of what they divide."""
-        if self._origins is None or not going:
-            return
-        changed: dict[tuple[str, str, int | None], int] = {}
-        for size in self._origins.sizes:
-            gone = int(np.isin(size.channels, list(going)).sum())
-            key = size.module, size.attribute, size.entry
-            if changed.setdefault(key, gone) != gone:
-                refusal = f"{size.attribute} stands for parts that would be of several sizes"
-                raise CutError(size.module, RefusedError(refusal))
-        for (name, attribute, entry), gone in changed.items():
-            if gone:
-                change_size(self._modules[name], attribute, entry, gone)
 
     def _followed(self, name: str) -> list[Arrival]:
         """Where the filters of a layer arrive; found once."""
@@ -571,14 +455,6 @@ class ChannelGraph:
         return None if count is None else int(count)
 
 
-@dataclass(frozen=True, eq=False)
-class _Node:
-    """What Torch-Pruning knows of a module that is cut."""
-
-    module: Any
-    pruning_dim: int
-
-
 _UNFOLLOWED = "its channels are reshaped in ways that cannot be followed, as into windows or patches"
 
 
@@ -597,46 +473,9 @@ def _equal(one: Any, other: Any) -> bool:
     return known and torch.equal(one, other)
 
 
-class CutError(Exception):
-    """Slicing failed half way.
-
-    Attributes:
-        module: Name of the module that could not be sliced, empty where it is none of the network's.
-    """
-
-    def __init__(self, module: str, error: Exception) -> None:
-        reason = str(error) if isinstance(error, RefusedError) else f"{type(error).__name__}: {error}"
-        super().__init__(reason)
-        self.module = module
-
-
 def _reads(arrival: Arrival) -> bool:
     """Whether this is a layer that takes the channels in and ends them, not one that passes them on."""
     return bool(arrival.handler.__name__ == "prune_in_channels" and isinstance(arrival.node.module, nn.Module))
-
-
-def _refusal(module: nn.Module, name: str) -> list[str]:
-    """Why a layer of this kind cannot be cut, if so."""
-    if isinstance(module, nn.modules.conv._ConvNd) and module.in_channels != module.out_channels == module.groups > 1:
-        return [f"{name} has one filter in each of its {module.groups} groups"]  # no depthwise one, as it may seem
-    if isinstance(module, (nn.MultiheadAttention, nn.Embedding)):
-        return [f"{name} is a {type(module).__name__}, whose channels cannot be removed"]
-    if is_computed(module):
-        computed = computed_weight(module)
-        if computed is None or computed.refusal:
-            why = (computed and computed.refusal) or "is computed in a way that cannot be cut"
-            return [f"the weight of {name} {why}; remove the parametrization first"]
-    return []
-
-
-def _refusal_of_norm(module: nn.Module, name: str, strict: bool) -> list[str]:
-    """Why channels that a norm normalises are kept, if so."""
-    groups = "groups of " if isinstance(module, nn.GroupNorm) and module.num_groups > 1 else ""
-    if strict:
-        return [f"{name} normalises over {groups}channels, and `strict` keeps what that computes"]
-    if len(getattr(module, "normalized_shape", ())) > 1:
-        return [f"{name} normalises over channels and positions at once, each with a weight of its own"]
-    return []
 
 
 def _blocks_of_norm(norm: nn.GroupNorm, channels: np.ndarray, owners: np.ndarray, filters: int) -> int | None:

@@ -34,6 +34,14 @@ from lightning_cosprune.network.layers import is_depthwise, is_layer
 from lightning_cosprune.network.pruners import Replacement, slices
 from lightning_cosprune.network.rollback import Snapshot
 from lightning_cosprune.surgery.blame import Fault, TrialFailedError, at_failure, at_input, failing_module, touching
+from lightning_cosprune.surgery.compare import (
+    OUTPUT,
+    Difference,
+    compare,
+    differing_channels,
+    reason_of_shape,
+    sample,
+)
 from lightning_cosprune.surgery.draws import (
     STATISTICS,
     Draws,
@@ -50,9 +58,6 @@ from lightning_cosprune.surgery.norms import NarrowNorms
 
 __all__ = ["Trial"]
 
-# Summation order differs between a wide and a narrow layer; anything beyond rounding is a wrong cut.
-_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-
 # Rounding can hide the loss of one filter among many, or a weak coupling such as that of local response normalisation.
 # So networks are tried in a wider type where their code allows it; parts of them may insist on float32, and round so.
 _TOLERANCE_WIDENED = 1e-6
@@ -64,14 +69,8 @@ _NARROWER = {
     torch.float32: (torch.float16, torch.bfloat16),
 }
 
-_DOUBTFUL = 1e-2
-"""A relative error in float32 up to which the pass is repeated in float64."""
-
 _OWN = torch.bool
 """In place of a width: every tensor keeps its own data type."""
-
-_LARGEST_RECORD = 2**17
-"""How many values of one layer's input or output are compared at most, spread over all of it."""
 
 _REMEMBERED = 2**25
 """How many values of the dense network a trial keeps at most for the smaller one to go on with."""
@@ -379,12 +378,12 @@ class Trial:
                 given = without(given, self._lost[name], self._axis(name))
             whole = given is not None and given.numel() <= left
             if given is not None and not whole:
-                given = _sample(given)
+                given = sample(given)
             left -= given.numel() if whole and given is not None else 0
             tensors = float_tensors(output)
             if name in self._outputs:
                 tensors = [without(tensor, self._outputs[name], self._axis(name)) for tensor in tensors]
-            made.calls.setdefault(name, []).append(_Call(given, whole, [_sample(tensor) for tensor in tensors]))
+            made.calls.setdefault(name, []).append(_Call(given, whole, [sample(tensor) for tensor in tensors]))
             made.called.append(name)
 
         values = self._masked_values(made)
@@ -416,17 +415,17 @@ class Trial:
             tolerance = wanted.tolerance if call.steady else math.inf
             if call.given is None or given is None:
                 return None
-            found = given if call.whole else _sample(given)
-            difference: _Difference | None
+            found = given if call.whole else sample(given)
+            difference: Difference | None
             if found.shape != call.given.shape:
-                difference = _Difference(_reason_of_shape(name, reader, args, kwargs))
+                difference = Difference(reason_of_shape(name, reader, args, kwargs))
             else:
-                difference = _difference([call.given], [found], f"the input of {name}", tolerance)
+                difference = compare([call.given], [found], f"the input of {name}", tolerance)
             if difference is not None:
                 differing = None
                 if call.whole and found.shape == call.given.shape:
                     kept = kept_channels(self._lost[name], found.shape[self._axis(name)])
-                    differing = kept[_differing(call.given, found, self._axis(name))]
+                    differing = kept[differing_channels(call.given, found, self._axis(name))]
                 near, certain = at_input(self._removals, name, self._graph.feeders(name), differing)
                 faults.append(Fault(difference.reason, near, certain, difference.doubtful))
             if not call.whole:
@@ -437,8 +436,8 @@ class Trial:
             finished.add(name)
             if waiting.get(name):
                 call = waiting[name].pop(0)
-                found = [_sample(one) for one in float_tensors(output)]
-                difference = _difference(call.computed, found, name, wanted.tolerance if call.steady else math.inf)
+                found = [sample(one) for one in float_tensors(output)]
+                difference = compare(call.computed, found, name, wanted.tolerance if call.steady else math.inf)
                 if difference is not None and not faults:
                     near = touching(self._removals, [name])
                     faults.append(Fault(difference.reason, near, len(near) == 1, difference.doubtful))
@@ -460,7 +459,7 @@ class Trial:
                 near = at_failure(self._removals, self._model, error, wanted.called, finished)
             when = "in training mode the forward pass fails then: " if wanted.training else ""
             return faults or [Fault(f"it cannot be cut: {when}{type(error).__name__}: {error}", near, certain)]
-        difference = _difference(wanted.outputs, outputs, _OUTPUT, wanted.tolerance if wanted.steady else math.inf)
+        difference = compare(wanted.outputs, outputs, OUTPUT, wanted.tolerance if wanted.steady else math.inf)
         return faults or ([] if difference is None else [Fault(difference.reason, doubtful=difference.doubtful)])
 
     def _cut_drawn(self, replacements: Sequence[Replacement]) -> None:
@@ -499,9 +498,6 @@ class Trial:
             values = {name: value.clone() if name.endswith(STATISTICS) else value for name, value in values.items()}
         args, kwargs = _call_of(wanted)
         return torch.func.functional_call(self._model, values, args, kwargs)
-
-
-_OUTPUT = "the network's output"
 
 
 def _equal(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
@@ -575,56 +571,3 @@ def _masked(reader: Any, weight: Tensor, idxs: Sequence[int]) -> Tensor:
     blocks = weight.detach().unflatten(0, (groups, -1))  # each block of filters reads its own channels
     masked: Tensor = (blocks * keep.view(groups, 1, -1, *[1] * (weight.ndim - 2))).flatten(0, 1)
     return masked
-
-
-# Comparison
-
-
-def _sample(tensor: Tensor) -> Tensor:
-    """Values spread over all of ``tensor``; an odd step meets every row and column."""
-    step = tensor.numel() // _LARGEST_RECORD | 1
-    return tensor.flatten()[::step].clone()
-
-
-@dataclass(frozen=True)
-class _Difference:
-    """That something else was found than expected; doubtful where it may be rounding that was blown up."""
-
-    reason: str
-    doubtful: bool = False
-
-
-def _difference(expected: list[Tensor], found: list[Tensor], where: str, tolerance: float | None) -> _Difference | None:
-    """In what tensors differ beyond rounding, if so."""
-    if [tensor.shape for tensor in expected] != [tensor.shape for tensor in found]:
-        if where == _OUTPUT:
-            return _Difference("its filters are outputs of the network")
-        return _Difference(f"the cut changes the shape of what {where} computes")
-    for dense, pruned in zip(expected, found, strict=True):
-        if not dense.numel():
-            continue
-        exact = _sample(dense).cpu().double()  # some devices have no float64
-        error = (exact - _sample(pruned).cpu().double()).abs().max() / exact.abs().max().clamp(min=1e-30)
-        at_most = _TOLERANCE.get(dense.dtype, 0.0) if tolerance is None else tolerance
-        if not error <= at_most:  # written so that NaN is refused
-            return _Difference(
-                f"the cut changes what the other channels compute: {where} comes out otherwise by up to {error:.1e} of "
-                f"its largest value, more than rounding does ({at_most:.0e}). If that is because of a norm over "
-                "channels, name it in `normalising`",
-                bool(error <= _DOUBTFUL),
-            )
-    return None
-
-
-def _reason_of_shape(name: str, reader: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    try:
-        reader.forward(*args, **kwargs)
-    except Exception as error:  # PyTorch's own words
-        return f"it cannot be cut: {type(error).__name__}: {error}"
-    return f"the cut changes the shape of what {name} is given"
-
-
-def _differing(expected: Tensor, found: Tensor, axis: int) -> Tensor:
-    """Which channels are farther off than a thousandth of the one that is farthest off."""
-    error = (expected.double() - found.double()).abs().movedim(axis, 0).flatten(1).amax(dim=1)
-    return ~(error <= 1e-3 * error.max()).cpu()
