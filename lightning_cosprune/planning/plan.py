@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
+from weakref import WeakValueDictionary
 
 from lightning_cosprune.arguments import as_whole, check_kind, read_json
 
@@ -98,10 +99,17 @@ class PruningPlan:
     def _hold(self, graph: Any) -> None:
         """Keep what was found out about the network, so that it need not be found out again to carry out the plan.
 
+        Only the last plan does, for with its graph it holds the network; and no copy of a plan.
+
         Args:
-            graph: It; ``None`` to let go of it. Copies of the plan have none.
+            graph: It; ``None`` to let go of it.
         """
-        object.__setattr__(self, "_graph", graph)
+        for plan in (_HOLDER.pop("last", None), self):
+            if plan is not None:
+                object.__setattr__(plan, "_graph", None)
+        if graph is not None:
+            object.__setattr__(self, "_graph", graph)
+            _HOLDER["last"] = self
 
     @property
     def kept(self) -> dict[str, list[int]]:
@@ -169,6 +177,10 @@ class PruningPlan:
             An equal plan.
         """
         return cls.from_dict(read_json(text, "`PruningPlan.from_json(text={})`", "`PruningPlan.to_json` makes one."))
+
+
+_HOLDER: WeakValueDictionary[str, PruningPlan] = WeakValueDictionary()
+"""The plan that holds the graph that it was made with."""
 
 
 def _whole(where: str, numbers: Any) -> list[int]:

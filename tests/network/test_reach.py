@@ -118,13 +118,20 @@ def test_a_graph_is_found_again_only_for_what_it_was_made_for(what: str) -> None
     assert channels.channel_graph(model, inputs, norms, strict) is not graph
 
 
-def test_a_plan_lets_go_of_the_graph_once_it_is_carried_out() -> None:
+def test_a_plan_lets_go_of_the_graph_once_it_is_carried_out_or_another_is_made() -> None:
     model = nn.Sequential(conv_bn(1, 4), conv(4, 3), nn.Flatten(), nn.Linear(3 * 96, 5))
     inputs = torch.randn(1, 1, 12, 8)
+    other = copy.deepcopy(model)
+    plan_of_other, known = plan_pruning(other, inputs, pruning_ratio=0.5), weakref.ref(other)
+    del other
+    gc.collect()
+    assert known() is not None
     plan = plan_pruning(model, inputs, pruning_ratio=0.5)
     graph = weakref.ref(channels.channel_graph(model, inputs))
     assert pickle.loads(pickle.dumps(plan)) == plan
     gc.collect()
+    assert known() is None
+    assert plan_of_other.pruned == plan.pruned
     assert graph() is not None
     apply_plan(model, plan, inputs)
     gc.collect()
