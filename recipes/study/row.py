@@ -61,6 +61,11 @@ class Row:
     command: str
 
     @property
+    def of(self) -> tuple[object, ...]:
+        """The run that has left it."""
+        return self.study, self.run, self.variant, self.data, self.fold, self.seed
+
+    @property
     def cell(self) -> tuple[str, str]:
         """What it is a repetition of."""
         return self.run, self.variant
@@ -84,6 +89,11 @@ class Point:
     seconds_in_all: float
     kwh_in_all: float
     accuracy: float
+
+    @property
+    def of(self) -> tuple[object, ...]:
+        """The run that has left it."""
+        return self.run, self.variant, self.fold, self.seed
 
 
 def slug(*parts: object) -> str:

@@ -22,8 +22,8 @@ Cell = tuple[str, str]
 def summarize(options: argparse.Namespace) -> str:
     """Write results.csv, curves.csv, tables.md and the picture of a study; returns the tables.
 
-    Rows and curves are gathered from the runs' folder; where there are none, those of the csv files count, from which
-    everything comes out as it was.
+    Rows and curves are gathered from the runs' folder. Those of other runs stay in the csv files as they are, from which
+    alone everything comes out as it was.
     """
     grid = Grid(options.study)
     name = options.study.resolve().name
@@ -55,10 +55,13 @@ def summarize(options: argparse.Namespace) -> str:
 
 
 def gather(folder: Path, pattern: str, kind: type, out: Path) -> list[Any]:
-    """The rows of all files of the runs, written to ``out``; where there are none, those of ``out``."""
+    """The rows of all files of the runs, and those of ``out`` of runs that are not among them; written to ``out``."""
     found = [row for path in sorted(folder.glob(pattern)) for row in read(path, kind)]
+    before = read(out, kind)
     if not found:
-        return read(out, kind)
+        return before
+    done = {row.of for row in found}
+    found += [row for row in before if row.of not in done]
     found.sort(key=lambda row: [(isinstance(value, str), value) for value in list(vars(row).values())[:9]])
     write(out, kind, found)
     return read(out, kind)  # with as many digits as there are in the file
