@@ -22,8 +22,8 @@ Cell = tuple[str, str]
 def summarize(options: argparse.Namespace) -> str:
     """Write results.csv, curves.csv, tables.md and the picture of a study; returns the tables.
 
-    Rows and curves are gathered from the runs' folder. Those of other runs stay in the csv files as they are, from which
-    alone everything comes out as it was.
+    Rows and curves are gathered from the runs' folder. Those of other runs stay in the csv files as they are, and from
+    these alone everything comes out as it was.
     """
     grid = Grid(options.study)
     name = options.study.resolve().name
