@@ -235,7 +235,7 @@ def _by_similarity(
         if len(left) <= stay:
             break
         if len(left) <= _FEW and ties == "stable":
-            order.append(alive[left[_repeat(factor[left], decimals)]])
+            order.append(alive[left[_repeat(factor[left], decimals, stay)]])
             return torch.cat(order)[:removals]
         place[left] = torch.arange(len(left), device=factor.device)
         originals = range(len(left))  # all copies went in the first round
@@ -246,8 +246,8 @@ def _by_similarity(
     return torch.cat([*order, alive[left]])[:removals]
 
 
-def _repeat(factor: Float[Tensor, "few rank"], decimals: int | None) -> list[int]:
-    """The rule repeated among a few filters without copies until one is left, which comes last.
+def _repeat(factor: Float[Tensor, "few rank"], decimals: int | None, stay: int) -> list[int]:
+    """The rule repeated among a few filters without copies until so many stay, which come last.
 
     Most rounds are those of the last few hundred filters. Their similarities fit into one small matrix, and on that a
     round takes NumPy a tenth of what the search in blocks takes PyTorch.
@@ -262,7 +262,7 @@ def _repeat(factor: Float[Tensor, "few rank"], decimals: int | None) -> list[int
     np.fill_diagonal(similarity, -np.inf)
     names = np.arange(len(similarity))
     order: list[int] = []
-    while len(names) > 1:
+    while len(names) > stay:
         nearest = similarity.argmax(axis=1)
         best = similarity[np.arange(len(names)), nearest]
         gone = _walk((1 - best).argsort(kind="stable").tolist(), nearest.tolist(), range(len(names)))

@@ -65,7 +65,7 @@ def compare(expected: list[Tensor], found: list[Tensor], where: str, tolerance: 
             return Difference("its filters are outputs of the network")
         return Difference(f"the cut changes the shape of what {where} computes")
     for dense, pruned in zip(expected, found, strict=True):
-        if not dense.numel():
+        if not dense.numel() or torch.equal(dense, pruned):
             continue
         exact = sample(dense).cpu().double()  # some devices have no float64
         error = (exact - sample(pruned).cpu().double()).abs().max() / exact.abs().max().clamp(min=1e-30)

@@ -138,10 +138,9 @@ def ours(model: nn.Module, frames: int) -> tuple[dict[str, float], int, tuple[in
     seconds["plan: trace and rank"] = time.process_time() - start
     with (
         timed(surgery.ChannelGraph, "cut", seconds, "cut"),
-        timed(surgery.Trial, "check", seconds, "guard: the pruned network's passes"),
+        timed(surgery.Trial, "check", seconds, "guard: passes of both networks"),
         timed(surgery, "measure_complexity", seconds, "count parameters and MACs, twice"),
-        timed(surgery, "ChannelGraph", seconds, "trace, twice"),
-        timed(surgery, "Trial", seconds, "guard: the dense network's passes"),
+        timed(surgery, "channel_graph", seconds, "find the graph of the plan"),
         timed(surgery, "rebind_optimizers", seconds, "optimizer state"),
     ):
         apply_plan(model, plan, example, optimizers=[optimizer])

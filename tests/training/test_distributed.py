@@ -122,7 +122,8 @@ def test_processes_repair_alike(options, tmp_path):
     assert all("the network's output" in text and not math.isnan(error) for text, _, error in first["repairs"])
 
 
-@pytest.mark.parametrize("method", ["merge", pytest.param("constant", marks=pytest.mark.thorough)])
+@pytest.mark.thorough  # the repair with data is done alike
+@pytest.mark.parametrize("method", ["merge", "constant"])
 def test_processes_repair_alike_without_data(method, tmp_path):
     run = launch(tmp_path, ddp={}, pruning={"pruning_ratio": 0.5, "at_epoch": 1, "repair": method})
     assert run.returncode == 0, run.stderr
