@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 import torch_pruning as tp
-from torch import nn
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_map
 
 from lightning_cosprune.network.calls import Calls
@@ -36,7 +37,9 @@ from lightning_cosprune.network.pruners import (
 __all__ = ["trace"]
 
 
-def trace(model: nn.Module, example_inputs: Any, norms: set[type[nn.Module]]) -> tuple[DependencyGraph, Calls]:
+def trace(
+    model: nn.Module, example_inputs: Any, norms: set[type[nn.Module]], *, keep: bool = False
+) -> tuple[DependencyGraph, Calls]:
     """Record which layer reads which in one forward pass; the model is left as it was found.
 
     Every floating-point parameter requires grad meanwhile: Torch-Pruning follows autograd's graph, which has no edges
@@ -46,6 +49,8 @@ def trace(model: nn.Module, example_inputs: Any, norms: set[type[nn.Module]]) ->
         model: The network.
         example_inputs: A tensor, or a tuple of positional or a mapping of keyword arguments of ``model``.
         norms: Classes of norms over channels, each of which is one step.
+        keep: Keep what autograd saves for a backward pass, which is as large as all that the network computes, and
+            needed only by code that computes gradients within its forward pass.
 
     Returns:
         Torch-Pruning's graph of the layers, and what was called. Neither holds on to what the pass computed.
@@ -70,6 +75,7 @@ def trace(model: nn.Module, example_inputs: Any, norms: set[type[nn.Module]]) ->
     pruners |= dict.fromkeys(norms, NormPruner())
     opaque = [module for module in model.modules() if type(module) in norms]
     calls = Calls()
+    missed: list[Any] = []
     arguments = example_inputs if isinstance(example_inputs, (Mapping, Sequence)) else (example_inputs,)
     try:
         with (
@@ -79,6 +85,7 @@ def trace(model: nn.Module, example_inputs: Any, norms: set[type[nn.Module]]) ->
             unchanged(model),
             evaluating(model),
             _quiet(),
+            contextlib.nullcontext() if keep else saved_tensors_hooks(_forget, missed.append),  # type: ignore[arg-type]
         ):
             for parameter in frozen:
                 parameter.requires_grad_(True)
@@ -94,6 +101,8 @@ def trace(model: nn.Module, example_inputs: Any, norms: set[type[nn.Module]]) ->
                 pruners,
             )
     except Exception as error:
+        if missed:
+            return trace(model, example_inputs, norms, keep=True)
         if _runs(model, example_inputs):
             raise ValueError(
                 f"{type(model).__name__} runs, but which layer reads which cannot be followed: {type(error).__name__}: "
@@ -106,6 +115,11 @@ def trace(model: nn.Module, example_inputs: Any, norms: set[type[nn.Module]]) ->
     calls.settle()
     graph.settle()
     return graph, calls
+
+
+def _forget(_: Tensor) -> Any:
+    """In place of a tensor that a backward pass would need."""
+    return None
 
 
 def _runs(model: nn.Module, example_inputs: Any) -> bool:

@@ -160,3 +160,33 @@ def test_the_layers_that_a_layer_reads() -> None:
     graph = ChannelGraph(model, SPECTROGRAM)
     assert graph.feeders("3") == ["1.0"]
     assert graph.feeders("0.0") == []
+
+
+def test_what_a_backward_pass_would_need_is_not_kept() -> None:
+    """The graph of a network takes no more memory than the network's forward pass."""
+    made: list[weakref.ref[torch.Tensor]] = []
+    alive: list[bool] = []
+
+    class Noting(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if torch.is_grad_enabled():
+                alive.extend(one() is not None for one in made)
+                made.append(weakref.ref(x))
+            return x.tanh()
+
+    model = nn.Sequential(conv(1, 4), Noting(), conv(4, 4), Noting(), conv(4, 3), Noting(), nn.Flatten())
+    assert channel_groups(model, SPECTROGRAM)
+    assert len(made) == 3
+    assert not any(alive[:2])
+
+
+def test_a_forward_pass_may_compute_gradients() -> None:
+    def run(net: Net, x: torch.Tensor) -> torch.Tensor:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_(True)
+            (slope,) = torch.autograd.grad(x.pow(3).sum(), x)
+        return net.head(pooled(net.second(net.first(x + slope).relu()).relu()))
+
+    model = Net(run, first=conv(1, 8), second=conv(8, 8), head=nn.Linear(8, 5))
+    report = apply_plan(model, plan_pruning(model, SPECTROGRAM, pruning_ratio=0.5), SPECTROGRAM)
+    assert [layer.name for layer in report.layers] == ["first", "second"]
